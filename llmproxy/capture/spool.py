@@ -1,0 +1,217 @@
+"""The spool: the durable queue of exchanges on disk between forwarding and ingesting. This is its writing half.
+
+A spool is a folder of segments, `<ULID>.spool`. A segment belongs to the process that made it, which holds a lock
+(flock) on it as long as it may write to it: whoever gets the lock knows that the writer is gone. An exchange lies in
+one segment from beginning to end, so a segment that is read whole, and whose writer is gone, can be deleted.
+
+A segment is made of records:
+
+    @KIND EXCHANGE MICROSECONDS LENGTH CRC32\n
+    PAYLOAD (LENGTH bytes)\n
+
+KIND is `request`, `request_body`, `response`, `response_body` or `end`; MICROSECONDS count from the beginning of the
+exchange; the CRC covers the line before it and the payload. Heads are HTTP's own text, after lines of ours and an
+empty line; bodies are the bytes that passed, a record for each piece. So `less` reads a segment, and a torn tail is
+known for what it is.
+
+A record that was written survives the death of the process, however it dies, because it is in the page cache; with
+`fsync` it survives the machine's too.
+"""
+
+import asyncio
+import fcntl
+import logging
+import os
+from collections.abc import Callable
+from pathlib import Path
+from zlib import crc32
+
+from llmproxy.capture.exchange import ExchangeIds
+
+MAGIC = b"llmproxy spool 1\n"
+SEGMENT_BYTES = 16 * 1024 * 1024
+BUFFER_BYTES = 64 * 1024
+# How long a piece of a body may wait for company before it is written. The beginning and the end do not wait.
+FLUSH_SECONDS = 0.02
+
+logger = logging.getLogger("llmproxy.spool")
+
+
+class SpoolError(OSError):
+    """An exchange cannot be recorded."""
+
+
+class Segment:
+    """One file of the spool, open for writing and locked by us."""
+
+    __slots__ = ("buffer", "buffered", "exchanges", "fd", "path", "size")
+
+    def __init__(self, folder: Path, name: str, fsync: bool) -> None:
+        # Locked before it has its name, so that a reader never finds it without its lock.
+        unnamed = folder / f".{name}.new"
+        self.path = folder / f"{name}.spool"
+        self.fd = os.open(unnamed, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+        try:
+            fcntl.flock(self.fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            _write_all(self.fd, [MAGIC])
+            os.rename(unnamed, self.path)
+            if fsync:
+                _sync_folder(folder)
+        except OSError:
+            os.close(self.fd)
+            unnamed.unlink(missing_ok=True)
+            raise
+        self.size = len(MAGIC)
+        self.exchanges = 0
+        self.buffer: list[bytes] = []
+        self.buffered = 0
+
+
+class SpoolWriter:
+    """Appends records to the spool, for one process.
+
+    - `folder`: made where it is missing, with mode 0700.
+    - `fsync`: `durable` then waits until the disk has what was written.
+    - `on_error`: called with the error and the number of records that were lost by it.
+
+    Not for use from several threads: it lives in the event loop.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        fsync: bool = False,
+        segment_bytes: int = SEGMENT_BYTES,
+        on_error: Callable[[OSError, int], None] = lambda error, records: None,
+    ) -> None:
+        self._folder = folder
+        self._fsync = fsync
+        self._segment_bytes = segment_bytes
+        self._on_error = on_error
+        self._ids = ExchangeIds()
+        self._current: Segment | None = None
+        self._open: set[Segment] = set()
+        self._retired: list[Segment] = []
+        self._timer: asyncio.TimerHandle | None = None
+        self._sync: asyncio.Task[None] | None = None
+
+    def begin(self) -> Segment:
+        """The segment for a new exchange; pass it to `append`, and to `release` at the end. Raises `SpoolError`."""
+        segment = self._current
+        # A segment that somebody removed would take what is written and keep none of it.
+        if segment is None or segment.size >= self._segment_bytes or not os.fstat(segment.fd).st_nlink:
+            try:
+                self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+                segment = Segment(self._folder, self._ids.new(), self._fsync)
+            except OSError as exc:
+                self._on_error(exc, 1)
+                raise SpoolError(exc.errno, exc.strerror, str(self._folder)) from exc
+            self._open.add(segment)
+            self._retire(self._current)
+            self._current = segment
+        segment.exchanges += 1
+        return segment
+
+    def append(self, segment: Segment, kind: bytes, exchange: bytes, microseconds: int, payload: bytes) -> None:
+        """Add a record. It is on disk after `flush`, or by itself a moment later."""
+        line = b"@%b %b %d %d " % (kind, exchange, microseconds, len(payload))
+        segment.buffer += (line, b"%08x\n" % crc32(payload, crc32(line)), payload, b"\n")
+        segment.buffered += len(payload)
+        if segment.buffered > BUFFER_BYTES:
+            self.flush(segment)
+        elif self._timer is None:
+            self._timer = asyncio.get_running_loop().call_later(FLUSH_SECONDS, self._flush_all)
+
+    def flush(self, segment: Segment) -> bool:
+        """Write what waits. Returns whether all of it was written; what was not is lost, and `on_error` was told."""
+        if not segment.buffer:
+            return True
+        buffer, segment.buffer, segment.buffered = segment.buffer, [], 0
+        try:
+            segment.size += _write_all(segment.fd, buffer)
+        except OSError as exc:
+            self._cut_back(segment)
+            self._on_error(exc, len(buffer) // 4)
+            return False
+        return True
+
+    async def durable(self, segment: Segment) -> None:
+        """With `fsync`, wait until the disk has everything written so far; one call serves all who wait meanwhile."""
+        if not self._fsync:
+            return
+        while self._sync is not None:  # it may have begun before our record was written
+            await asyncio.shield(self._sync)
+        self._sync = asyncio.get_running_loop().create_task(self._fdatasync())
+        await asyncio.shield(self._sync)
+
+    async def _fdatasync(self) -> None:
+        # Never in the event loop: it was seen to stall for 244 ms.
+        retired, self._retired = self._retired, []
+        try:
+            for segment in (*self._open, *retired):
+                await asyncio.to_thread(os.fdatasync, segment.fd)
+        except OSError as exc:
+            self._on_error(exc, 0)
+        finally:
+            for segment in retired:
+                os.close(segment.fd)
+            self._sync = None
+
+    def release(self, segment: Segment) -> None:
+        """An exchange of the segment has ended."""
+        segment.exchanges -= 1
+        if segment is not self._current:
+            self._retire(segment)
+
+    def close(self) -> None:
+        """Write what waits and give up all segments; what is still in flight then counts as interrupted."""
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        for segment in (*self._open, *self._retired):
+            self.flush(segment)
+            if self._fsync:
+                os.fdatasync(segment.fd)
+            os.close(segment.fd)
+        self._open.clear()
+        self._retired.clear()
+        self._current = None
+
+    def _flush_all(self) -> None:
+        self._timer = None
+        for segment in self._open:
+            self.flush(segment)
+
+    def _retire(self, segment: Segment | None) -> None:
+        if segment is not None and segment.exchanges == 0 and segment in self._open:
+            self.flush(segment)
+            self._open.discard(segment)
+            if self._fsync:
+                self._retired.append(segment)
+            else:
+                os.close(segment.fd)
+
+    def _cut_back(self, segment: Segment) -> None:
+        # Part of a record may have been written (a full disk): without it the records after it stay readable.
+        try:
+            os.ftruncate(segment.fd, segment.size)
+            os.lseek(segment.fd, segment.size, os.SEEK_SET)
+        except OSError:
+            logger.exception("%s: cannot be cut back to its last whole record", segment.path)
+
+
+def _sync_folder(folder: Path) -> None:
+    fd = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
+def _write_all(fd: int, pieces: list[bytes]) -> int:
+    data = b"".join(pieces)
+    view = memoryview(data)
+    while view:
+        view = view[os.write(fd, view) :]
+    return len(data)

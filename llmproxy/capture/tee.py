@@ -1,0 +1,172 @@
+"""The tee: keeps a copy of an exchange's bytes while they pass, for the spool."""
+
+import time
+from dataclasses import dataclass
+
+from llmproxy.capture.exchange import ExchangeIds, Outcome
+from llmproxy.capture.spool import Segment, SpoolError, SpoolWriter
+from llmproxy.headers import Headers, redact_headers, redact_query
+from llmproxy.metrics import Metrics
+
+
+@dataclass(frozen=True, slots=True)
+class RequestHead:
+    """What is known of a request before its body. `target` is the client's path and query, as bytes."""
+
+    upstream: str
+    client: str | None
+    method: str
+    target: bytes
+    headers: Headers
+
+
+class Tee:
+    """Records exchanges, or, without a spool, only counts them.
+
+    - `max_body_bytes`: of each body, what is kept.
+    - `redact`: header names, in lower case, to redact besides the built-in ones.
+    """
+
+    def __init__(
+        self,
+        spool: SpoolWriter | None,
+        metrics: Metrics,
+        *,
+        max_body_bytes: int,
+        redact: frozenset[bytes] = frozenset(),
+    ) -> None:
+        self.spool = spool
+        self.metrics = metrics
+        self.max_body_bytes = max_body_bytes
+        self.redact = redact
+        self.ids = ExchangeIds()
+
+    def begin(self, head: RequestHead) -> "Recording":
+        """Start the recording of an exchange. Raises `SpoolError` where it cannot be written."""
+        if self.spool is None:
+            return Recording(self, head, None)
+        segment = self.spool.begin()
+        recording = Recording(self, head, segment)
+        recording.write_head(head)
+        return recording
+
+    def begin_unrecorded(self, head: RequestHead) -> "Recording":
+        """An exchange that is only counted, because the spool cannot take it."""
+        return Recording(self, head, None)
+
+
+class Recording:
+    """One exchange while it passes. `end` is write-once: the first end wins."""
+
+    __slots__ = (
+        "_head",
+        "_id",
+        "_request_kept",
+        "_response_kept",
+        "_segment",
+        "_started",
+        "_tee",
+        "outcome",
+        "request_bytes",
+        "response_bytes",
+        "status",
+    )
+
+    def __init__(self, tee: Tee, head: RequestHead, segment: Segment | None) -> None:
+        self._tee = tee
+        self._head = head
+        self._segment = segment
+        self._started = time.monotonic_ns()
+        self._id = tee.ids.new().encode()
+        self._request_kept = 0
+        self._response_kept = 0
+        self.request_bytes = 0
+        self.response_bytes = 0
+        self.status: int | None = None
+        self.outcome: Outcome | None = None
+        tee.metrics.began()
+
+    def write_head(self, head: RequestHead) -> None:
+        path, question, query = head.target.partition(b"?")
+        lines = [
+            b"started: %d.%06d" % divmod(time.time_ns() // 1000, 1_000_000),
+            b"upstream: " + head.upstream.encode(),
+        ]
+        if head.client is not None:
+            lines.append(b"client: " + head.client.encode())
+        lines += (b"", b"%b %b HTTP/1.1" % (head.method.encode(), path + question + redact_query(query)))
+        lines += [name + b": " + value for name, value in redact_headers(head.headers, self._tee.redact)]
+        self._append(b"request", b"\n".join(lines))
+
+    def request_written(self) -> bool:
+        """Put what is known of the request on disk, before the upstream gets it. False where that failed."""
+        segment, spool = self._segment, self._tee.spool
+        if segment is None or spool is None or spool.flush(segment):
+            return True
+        self._segment = None
+        spool.release(segment)
+        return False
+
+    def request_body(self, piece: bytes) -> None:
+        self.request_bytes += len(piece)
+        if self._segment is not None and piece:
+            piece = piece[: self._tee.max_body_bytes - self._request_kept]
+            if piece:
+                self._request_kept += len(piece)
+                self._append(b"request_body", piece)
+
+    def response(self, status: int, headers: Headers) -> None:
+        self.status = status
+        if self._segment is not None:
+            lines = [b"HTTP/1.1 %d" % status]
+            lines += [name + b": " + value for name, value in redact_headers(headers, self._tee.redact)]
+            self._append(b"response", b"\n".join(lines))
+
+    def response_body(self, piece: bytes) -> None:
+        self.response_bytes += len(piece)
+        if self._segment is not None and piece:
+            piece = piece[: self._tee.max_body_bytes - self._response_kept]
+            if piece:
+                self._response_kept += len(piece)
+                self._append(b"response_body", piece)
+
+    def end(self, outcome: Outcome, error: str | None = None) -> None:
+        """How the exchange ended; on disk when this returns."""
+        if self.outcome is not None:
+            return
+        self.outcome = outcome
+        segment, spool = self._segment, self._tee.spool
+        if segment is not None and spool is not None:
+            lines = [
+                b"outcome: " + outcome.encode(),
+                b"request_bytes: %d %d" % (self.request_bytes, self._request_kept),
+                b"response_bytes: %d %d" % (self.response_bytes, self._response_kept),
+            ]
+            if error:
+                lines.append(b"error: " + " ".join(error.split()).encode("utf-8", "replace"))
+            self._append(b"end", b"\n".join(lines))
+            spool.flush(segment)
+            spool.release(segment)
+        self._tee.metrics.ended(
+            self._head.upstream,
+            outcome,
+            self.status,
+            request_bytes=self.request_bytes,
+            response_bytes=self.response_bytes,
+            microseconds=self._elapsed_us(),
+        )
+
+    async def durable(self) -> None:
+        """After `end`: wait for the disk, where the configuration asks for it."""
+        if self._segment is not None and self._tee.spool is not None:
+            await self._tee.spool.durable(self._segment)
+
+    def _append(self, kind: bytes, payload: bytes) -> None:
+        assert self._segment is not None and self._tee.spool is not None
+        self._tee.spool.append(self._segment, kind, self._id, self._elapsed_us(), payload)
+
+    def _elapsed_us(self) -> int:
+        return (time.monotonic_ns() - self._started) // 1000
+
+
+__all__ = ["Recording", "RequestHead", "SpoolError", "Tee"]

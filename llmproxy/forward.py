@@ -1,0 +1,243 @@
+"""Forward: one exchange there and back, unchanged.
+
+`Forward.__call__` reads like the life of a request: find the upstream, record the request, send it, pass the response
+on piece by piece, and say how it ended. The client's disconnect is raced against all of it, from before the first byte:
+the ASGI server only sets a flag when the client goes away, and `receive` is where it shows.
+"""
+
+import asyncio
+import logging
+from collections import deque
+from collections.abc import AsyncIterator, MutableMapping
+from typing import Any
+
+import httpx2
+from anyio import CancelScope
+
+from llmproxy.capture.exchange import Outcome
+from llmproxy.capture.tee import Recording, RequestHead, SpoolError, Tee
+from llmproxy.errors import ErrorCode, ProxyError
+from llmproxy.guard import Caller
+from llmproxy.headers import get, request_headers, response_headers
+from llmproxy.transports.asgi import Receive, Send
+from llmproxy.upstreams import Upstream, Upstreams
+
+logger = logging.getLogger("llmproxy")
+
+
+class ResponseCut(Exception):
+    """The upstream broke off after the response began. Raised to the server, which drops the client's connection:
+    a cut stream never looks whole (Go's `http.ErrAbortHandler` is the same idea)."""
+
+
+class Forward:
+    """Forwards requests to `upstreams` and records them with `tee`.
+
+    `refuse_unrecorded`: answer 503 rather than forward what cannot be recorded.
+    """
+
+    def __init__(self, upstreams: Upstreams, tee: Tee, *, refuse_unrecorded: bool = False) -> None:
+        self._upstreams = upstreams
+        self._tee = tee
+        self._refuse_unrecorded = refuse_unrecorded
+
+    async def __call__(self, scope: MutableMapping[str, Any], receive: Receive, send: Send, caller: Caller) -> None:
+        """Forward one ASGI request. Raises `ProxyError` while nothing was sent, `ResponseCut` after that."""
+        headers = scope["headers"]
+        if (get(headers, b"upgrade") or b"").lower() == b"websocket":
+            raise ProxyError("upgrade_required", "WebSockets are not relayed yet; use the HTTP API")
+        upstream, path = self._upstreams.resolve(scope["raw_path"])
+        query = scope["query_string"]
+        target = scope["raw_path"] + b"?" + query if query else scope["raw_path"]
+        recording = self._begin(RequestHead(upstream.name, caller.client, scope["method"], target, headers))
+        try:
+            await self._exchange(
+                scope, receive, send, caller, upstream, path + b"?" + query if query else path, recording
+            )
+        except ProxyError:
+            recording.end("refused")
+            raise
+        finally:
+            # Whatever else ends it, such as the server giving up at shutdown. Write-once: a real end has come first.
+            recording.end("interrupted")
+
+    def _begin(self, head: RequestHead) -> Recording:
+        try:
+            return self._tee.begin(head)
+        except SpoolError:
+            self._unrecorded()
+            return self._tee.begin_unrecorded(head)
+
+    def _unrecorded(self) -> None:
+        if self._refuse_unrecorded:
+            raise ProxyError("spool_unavailable", "the spool cannot be written, and capture.on_spool_error is refuse")
+        self._tee.metrics.unrecorded += 1
+
+    async def _exchange(
+        self,
+        scope: MutableMapping[str, Any],
+        receive: Receive,
+        send: Send,
+        caller: Caller,
+        upstream: Upstream,
+        target: bytes,
+        recording: Recording,
+    ) -> None:
+        message = await receive()
+        if message["type"] == "http.disconnect":
+            recording.end("client_gone")
+            return
+        body = message.get("body", b"")
+        recording.request_body(body)
+        if not recording.request_written():
+            self._unrecorded()
+        upload = _Upload(body, recording) if message.get("more_body", False) else None
+        request = _request(scope, upstream, target, caller, upload or httpx2.ByteStream(body))
+
+        response_started = False
+        with CancelScope() as cancel_scope:
+            watch = asyncio.get_running_loop().create_task(_watch(receive, upload, cancel_scope))
+            try:
+                response = await upstream.transport.handle_async_request(request)
+                try:
+                    recording.response(response.status_code, response.headers.raw)
+                    response_started = True
+                    await _relay(request, response, send, recording)
+                finally:
+                    with CancelScope(shield=True):
+                        await response.aclose()
+            except httpx2.TransportError as exc:
+                if recording.outcome is None:
+                    _fail(exc, upstream, recording, response_started)
+            finally:
+                watch.cancel()
+        if cancel_scope.cancelled_caught:
+            recording.end("client_gone")
+
+
+def _request(
+    scope: MutableMapping[str, Any],
+    upstream: Upstream,
+    target: bytes,
+    caller: Caller,
+    stream: httpx2.AsyncByteStream,
+) -> httpx2.Request:
+    replaced = upstream.replaced
+    if caller.key_header is not None:
+        replaced |= {caller.key_header}
+    headers = request_headers(scope["headers"], upstream.host, upstream.defaults, replaced)
+    if get(scope["headers"], b"transfer-encoding") is not None:
+        headers.append((b"transfer-encoding", b"chunked"))
+    request = httpx2.Request(
+        "GET",
+        upstream.url,
+        headers=headers,
+        stream=stream,
+        extensions={"timeout": upstream.timeout, "target": target or b"/"},
+    )
+    request.method = scope["method"]  # the constructor would change its case; methods are case-sensitive
+    return request
+
+
+async def _relay(request: httpx2.Request, response: httpx2.Response, send: Send, recording: Recording) -> None:
+    status = response.status_code
+    if not 200 <= status <= 599:
+        raise httpx2.RemoteProtocolError(f"the upstream answered with status {status}")
+    headers = response_headers(response.headers.raw, status)
+    expected = _content_length(request, response)
+    await send({"type": "http.response.start", "status": status, "headers": headers})
+    stream = response.stream
+    assert isinstance(stream, httpx2.AsyncByteStream)
+    ended = False
+    async for piece in stream:
+        recording.response_body(piece)
+        ended = getattr(stream, "ended", False) or recording.response_bytes == expected
+        received = recording.response_bytes
+        if expected is not None and (received > expected or (ended and received < expected)):
+            raise httpx2.RemoteProtocolError("the body is not as long as its Content-Length says")
+        if ended:
+            # Before the client has the last byte the exchange is on disk: promise 1.
+            recording.end("complete")
+            await recording.durable()
+        await send({"type": "http.response.body", "body": piece, "more_body": not ended})
+    if not ended:
+        if expected:
+            raise httpx2.RemoteProtocolError("the body is shorter than its Content-Length says")
+        recording.end("complete")
+        await recording.durable()
+        await send({"type": "http.response.body", "body": b"", "more_body": False})
+
+
+def _content_length(request: httpx2.Request, response: httpx2.Response) -> int | None:
+    # RFC 9110 section 8.6: with HEAD and 304 it speaks of a body that is not there.
+    if request.method == "HEAD" or response.status_code in (204, 304):
+        return None
+    value = get(response.headers.raw, b"content-length")
+    return int(value) if value is not None and value.isdigit() else None
+
+
+_FAILURES: tuple[tuple[type[httpx2.TransportError], Outcome, ErrorCode], ...] = (
+    (httpx2.TimeoutException, "timeout", "upstream_timeout"),
+    (httpx2.ProtocolError, "upstream_protocol", "upstream_protocol"),
+    (httpx2.TransportError, "upstream_unreachable", "upstream_unreachable"),
+)
+
+
+def _fail(exc: httpx2.TransportError, upstream: Upstream, recording: Recording, response_started: bool) -> None:
+    """End the exchange with the upstream's failure and raise what the server is to do about it."""
+    outcome, code = next((outcome, code) for kind, outcome, code in _FAILURES if isinstance(exc, kind))
+    if isinstance(exc, httpx2.LocalProtocolError):
+        recording.end("refused", str(exc))
+        raise ProxyError("bad_request", f"the request cannot be forwarded: {exc}") from exc
+    reason = str(exc) or type(exc).__name__
+    if response_started:
+        recording.end("timeout" if outcome == "timeout" else "upstream_cut", reason)
+        logger.warning("upstream %s broke off its response: %s", upstream.name, reason)
+        raise ResponseCut(reason) from exc
+    recording.end(outcome, reason)
+    logger.warning("upstream %s: %s: %s", upstream.name, code, reason)
+    raise ProxyError(code, f"upstream {upstream.name} ({upstream.host.decode()}): {reason}") from exc
+
+
+class _Upload(httpx2.AsyncByteStream):
+    """A request body on its way: what `_watch` received and the transport has not yet taken."""
+
+    def __init__(self, first: bytes, recording: Recording) -> None:
+        self._pieces = deque([first] if first else [])
+        self._recording = recording
+        self._changed = asyncio.Event()
+        self._ended = False
+
+    async def put(self, message: MutableMapping[str, Any]) -> None:
+        """Take a piece; returns when the next one is wanted, so that the client is not read ahead of the upstream."""
+        body = message.get("body", b"")
+        if body:
+            self._recording.request_body(body)
+            self._pieces.append(body)
+        self._ended = not message.get("more_body", False)
+        self._changed.set()
+        while self._pieces and not self._ended:
+            self._changed.clear()
+            await self._changed.wait()
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        while True:
+            while self._pieces:
+                piece = self._pieces.popleft()
+                self._changed.set()
+                yield piece
+            if self._ended:
+                return
+            self._changed.clear()
+            await self._changed.wait()
+
+
+async def _watch(receive: Receive, upload: _Upload | None, cancel_scope: CancelScope) -> None:
+    """The only caller of `receive` while an exchange is in flight: feeds the upload, cancels when the client goes."""
+    while True:
+        message = await receive()
+        if message["type"] == "http.disconnect":
+            cancel_scope.cancel()
+            return
+        if upload is not None:
+            await upload.put(message)

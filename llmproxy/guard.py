@@ -1,0 +1,128 @@
+"""The guard: who may call. It decides on the request's head alone, before anything else happens.
+
+A local proxy that adds an API key is a gift to any web page that can make a browser post to it: a page's simple
+requests are sent without asking (https://fetch.spec.whatwg.org/#simple-method), and DNS rebinding lets a page speak to
+127.0.0.1 under its own name. So `Origin`, `Sec-Fetch-Site` and `Host` are checked first.
+"""
+
+import hmac
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from llmproxy.config import SecurityConfig
+from llmproxy.errors import ProxyError
+from llmproxy.headers import Headers, get
+from llmproxy.upstreams import is_loopback
+
+_KEY_HEADERS = (b"x-llmproxy-key", b"authorization", b"x-api-key")
+
+
+@dataclass(frozen=True, slots=True)
+class Caller:
+    """Who was let in: the name of the client, and the field that carried its key, which is never sent on."""
+
+    client: str | None = None
+    key_header: bytes | None = None
+
+
+_ANYONE = Caller()
+
+
+class Guard:
+    """Lets a request in, or says why not.
+
+    - `loopback`: llmproxy is bound to a loopback address, so that `Host` must be a loopback name or allowed by name.
+    """
+
+    def __init__(self, security: SecurityConfig, *, loopback: bool) -> None:
+        self._hosts = frozenset(host.lower() for host in security.allowed_hosts)
+        self._check_host = loopback or bool(self._hosts)
+        self._origins = frozenset(security.allowed_origins)
+        self._clients: Mapping[str, bytes] = {name: key.encode() for name, key in security.clients.items()}
+
+    def admit(self, headers: Headers, *, open_to_all: bool = False) -> Caller:
+        """Who calls, by the fields of the request. Raises `ProxyError`.
+
+        `open_to_all`: the path needs no client's key (health).
+        """
+        origin = site = host = None
+        for name, value in headers:
+            if name == b"host":
+                host = value
+            elif name == b"origin":
+                origin = value
+            elif name == b"sec-fetch-site":
+                site = value
+        # The origin comes first: a page's request is foreign whatever name it used for us.
+        if origin is not None:
+            self._check_origin(origin, host)
+        elif site == b"cross-site":
+            raise ProxyError("origin_refused", "a web page of another site sent this request (Sec-Fetch-Site)")
+        if self._check_host:
+            self._admit_host(host)
+        if not self._clients or open_to_all:
+            return _ANYONE
+        return self._client(headers)
+
+    def _check_origin(self, origin: bytes, host: bytes | None) -> None:
+        text = origin.decode("latin-1").lower()
+        if text in self._origins:
+            return
+        own = host is not None and text in (
+            f"http://{host.decode('latin-1').lower()}",
+            f"https://{host.decode('latin-1').lower()}",
+        )
+        # Our own origin is a loopback name, or one that the configuration calls ours: a name that a page made to point
+        # at us (DNS rebinding) would otherwise be both Origin and Host.
+        if own and host is not None and self._is_ours(host):
+            return
+        raise ProxyError(
+            "origin_refused",
+            f"a web page at {text[:200]!r} sent this request; to let it in, add its origin to security.allowed_origins",
+        )
+
+    def _admit_host(self, host: bytes | None) -> None:
+        if host is None or not self._is_ours(host):
+            name = (host or b"").decode("latin-1")[:200]
+            raise ProxyError(
+                "host_refused",
+                f"Host is {name!r}, which is not a name of this machine's loopback; to be reached by it, add it to"
+                " security.allowed_hosts",
+            )
+
+    def _is_ours(self, host: bytes) -> bool:
+        name = _without_port(host.decode("latin-1").lower())
+        return is_loopback(name) or name in self._hosts or host.decode("latin-1").lower() in self._hosts
+
+    def _client(self, headers: Headers) -> Caller:
+        for header in _KEY_HEADERS:
+            value = get(headers, header)
+            if value is None:
+                continue
+            if header == b"authorization":
+                scheme, _, value = value.partition(b" ")
+                if scheme.lower() != b"bearer":
+                    continue
+                value = value.strip()
+            name = self._name_of(value)
+            if name is not None:
+                return Caller(name, header)
+        raise ProxyError(
+            "client_key_required",
+            "this llmproxy asks for a key of its own: send it as 'Authorization: Bearer …' or 'x-api-key', or as"
+            " 'x-llmproxy-key' to leave those two to the provider",
+        )
+
+    def _name_of(self, key: bytes) -> str | None:
+        # Every key is compared, and each in constant time: how long it takes tells nothing about them.
+        found = None
+        for name, expected in self._clients.items():
+            if hmac.compare_digest(key, expected):
+                found = name
+        return found
+
+
+def _without_port(host: str) -> str:
+    if host.startswith("["):  # an IPv6 literal, RFC 3986 section 3.2.2
+        return host.partition("]")[0].lstrip("[")
+    return host.partition(":")[0]

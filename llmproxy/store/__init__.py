@@ -1,0 +1,1 @@
+"""The store: captured exchanges and turns in the SQLite database of `llm`."""

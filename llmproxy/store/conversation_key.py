@@ -1,0 +1,127 @@
+"""The normal form of a conversation: a key that survives how clients echo a reply back.
+
+Measured over recorded traffic, an echo differs from the reply in reasoning (dropped or moved to another field), in
+`null` for an empty string, in re-serialised tool arguments, in trimmed space, in `cache_control`, in a string for a
+list with one text part. None of these take part in the key. What remains of a message is its role, its text, the
+content of its attachments, its tool calls (name and parsed arguments, with and without their ids) and its tool results.
+System messages are left out: agents change them from one request to the next.
+"""
+
+import hashlib
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from llm.parts import AttachmentPart, Message, TextPart, ToolCallPart, ToolResultPart
+
+
+@dataclass(frozen=True, slots=True)
+class Key:
+    """A conversation up to and including an answer: a hash with the tool calls' ids, and one without."""
+
+    with_ids: bytes
+    without_ids: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class ConversationKeys:
+    """`answers`: a key for each answer in the messages, oldest first. `tip`: the key of all of them; `role`: the last
+    one's, None where nothing was said."""
+
+    answers: tuple[Key, ...]
+    tip: Key
+    role: str | None
+
+
+_EMPTY = Key(b"", b"")
+
+
+def conversation_keys(messages: Iterable[Message], tip: Key = _EMPTY) -> ConversationKeys:
+    """The keys of a conversation, by one pass over its messages.
+
+    Neighbouring messages of one role count as one, since clients join and split them; messages that say nothing count
+    as not there.
+    """
+    answers: list[Key] = []
+    role: str | None = None
+    items: list[tuple[bytes, bytes]] = []
+    for message in messages:
+        if message.role == "system":
+            continue
+        said = _items(message)
+        if not said:
+            continue
+        if message.role != role:
+            tip = _extend(tip, role, items)
+            if role == "assistant":
+                answers.append(tip)
+            role, items = message.role, []
+        items += said
+    tip = _extend(tip, role, items)
+    if role == "assistant":
+        answers.append(tip)
+    return ConversationKeys(tuple(answers), tip, role)
+
+
+def answer_key(asked: ConversationKeys, input: Sequence[Message], output: Sequence[Message]) -> Key | None:
+    """The key of a conversation whose `input` has the keys `asked`, with an answer. None where the answer is empty."""
+    # An answer to a conversation that ends with an assistant's message (a prefill) goes on with that message.
+    keys = conversation_keys([*input, *output]) if asked.role == "assistant" else conversation_keys(output, asked.tip)
+    return keys.answers[-1] if keys.answers and keys.tip != asked.tip else None
+
+
+def _extend(tip: Key, role: str | None, items: Sequence[tuple[bytes, bytes]]) -> Key:
+    if not items:
+        return tip
+    prefix = (role or "").encode()
+    return Key(
+        _hash(tip.with_ids, prefix, *(item[0] for item in items)),
+        _hash(tip.without_ids, prefix, *(item[1] for item in items)),
+    )
+
+
+def _hash(*pieces: bytes) -> bytes:
+    digest = hashlib.blake2b(digest_size=16)
+    for piece in pieces:
+        digest.update(b"%d:" % len(piece))
+        digest.update(piece)
+    return digest.digest()
+
+
+def _items(message: Message) -> list[tuple[bytes, bytes]]:
+    """What a message says, each item with and without ids."""
+    items: list[tuple[bytes, bytes]] = []
+    text = "".join(part.text for part in message.parts if isinstance(part, TextPart)).strip()
+    if text:
+        items.append(_same(b"text", text))
+    for part in message.parts:
+        if isinstance(part, ToolCallPart):
+            call = _bytes(part.name) + b"\0" + _json(_arguments(part))
+            items.append((b"call" + _bytes(part.tool_call_id or "") + b"\0" + call, b"call" + call))
+        elif isinstance(part, ToolResultPart):
+            output = _bytes(part.output.strip())
+            items.append((b"result" + _bytes(part.tool_call_id or "") + b"\0" + output, b"result" + output))
+            items += [_same(b"attachment", attachment.id()) for attachment in part.attachments]
+        elif isinstance(part, AttachmentPart):
+            name = part.attachment.id() if part.attachment is not None else _json(part.provider_metadata).decode()
+            items.append(_same(b"attachment", name))
+    return items
+
+
+def _arguments(part: ToolCallPart) -> Any:
+    unparsed = ((part.provider_metadata or {}).get("llmproxy") or {}).get("arguments")
+    return part.arguments if unparsed is None else unparsed
+
+
+def _same(kind: bytes, text: str) -> tuple[bytes, bytes]:
+    item = kind + _bytes(text)
+    return item, item
+
+
+def _json(value: Any) -> bytes:
+    return json.dumps(value, sort_keys=True, separators=(",", ":")).encode()
+
+
+def _bytes(text: str) -> bytes:
+    return text.encode("utf-8", "surrogatepass")

@@ -1,0 +1,206 @@
+"""Our own tables, beside `llm`'s in the same file: exchanges, and what finding threads needs."""
+
+import json
+import sqlite3
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from typing import Any
+
+from sqlite_utils import Database
+from sqlite_utils.migrations import Migrations
+
+from llmproxy.capture.exchange import Exchange
+from llmproxy.headers import Header, get
+from llmproxy.reconstruct.turn import Turn
+
+migrations = Migrations("llmproxy")
+
+
+@migrations()
+def m001_exchanges(db: Database) -> None:
+    db.execute(
+        """
+        create table llmproxy_exchanges (
+            id text primary key,
+            turn_id text,
+            thread_id text,
+            upstream text,
+            api text,
+            method text,
+            path text,
+            model text,
+            stream integer,
+            status integer,
+            outcome text,
+            error text,
+            reason text,
+            notes text,
+            finish_reason text,
+            input_tokens integer,
+            output_tokens integer,
+            token_details text,
+            truncated integer,
+            started_utc text,
+            first_byte_ms real,
+            first_token_ms real,
+            duration_ms real,
+            request_bytes integer,
+            response_bytes integer,
+            client text,
+            session text,
+            user_agent text,
+            request_headers text,
+            response_headers text,
+            request_body blob,
+            response_body blob,
+            response_pieces text
+        )
+        """
+    )
+    db.execute("create index llmproxy_exchanges_turn on llmproxy_exchanges(turn_id)")
+    db.execute("create index llmproxy_exchanges_thread on llmproxy_exchanges(thread_id)")
+
+
+@migrations()
+def m002_turns(db: Database) -> None:
+    # What finding a turn's thread needs, an index for each question: see threads.py.
+    db.execute(
+        """
+        create table llmproxy_turns (
+            turn_id text primary key,
+            exchange_id text,
+            parent_turn_id text,
+            parent_exchange_id text,
+            thread_id text,
+            kin blob,
+            answer_key blob,
+            answer_key_without_ids blob,
+            wanted_key blob,
+            wanted_key_without_ids blob,
+            response_id text,
+            conversation text,
+            session text
+        )
+        """
+    )
+    for column in (
+        "exchange_id",
+        "thread_id",
+        "answer_key",
+        "answer_key_without_ids",
+        "wanted_key",
+        "wanted_key_without_ids",
+        "response_id",
+        "conversation",
+    ):
+        db.execute(
+            f"create index llmproxy_turns_{column} on llmproxy_turns({column}, turn_id) where {column} is not null"
+        )
+    db.execute(
+        "create index llmproxy_turns_parent on llmproxy_turns(parent_exchange_id, thread_id)"
+        " where parent_exchange_id is not null"
+    )
+
+
+def exchange_row(
+    exchange: Exchange,
+    *,
+    api: str | None,
+    turn: Turn | None,
+    turn_id: str | None,
+    thread_id: str | None,
+    reason: str | None,
+    keep_raw: bool,
+) -> dict[str, Any]:
+    """The row of `llmproxy_exchanges` for an exchange.
+
+    - `api`, `turn`: what it was reconstructed as, None where it was not; `reason` says why.
+    - `turn_id`, `thread_id`: where the turn was stored, if it was.
+    """
+    usage = turn.usage if turn else None
+    outcome = exchange.outcome
+    if turn is not None and turn.finished:
+        if turn.error is not None and turn.stream and outcome == "complete":
+            outcome = "error_in_stream"
+        elif outcome == "client_gone" and turn.stream:
+            # The client had all there was to say and did not wait for the connection's end, as SDKs do after `[DONE]`.
+            outcome = "complete"
+    elif turn is not None and turn.error is not None and turn.stream and outcome == "complete":
+        outcome = "error_in_stream"
+    pieces = exchange.response_body
+    return {
+        "id": exchange.id,
+        "turn_id": turn_id,
+        "thread_id": thread_id,
+        "upstream": exchange.upstream,
+        "api": api,
+        "method": exchange.method,
+        "path": exchange.path,
+        "model": turn.model if turn else None,
+        "stream": int(is_event_stream(exchange)),
+        "status": exchange.status,
+        "outcome": outcome,
+        "error": exchange.error or (turn.error if turn else None),
+        "reason": reason,
+        "notes": json.dumps(turn.notes) if turn and turn.notes else None,
+        "finish_reason": turn.outputs[0].finish_reason if turn and turn.outputs else None,
+        "input_tokens": usage.input_tokens if usage else None,
+        "output_tokens": usage.output_tokens if usage else None,
+        "token_details": json.dumps(dict(usage.details)) if usage and usage.details else None,
+        "truncated": int(exchange.request_truncated or exchange.response_truncated),
+        "started_utc": utc(exchange.started),
+        "first_byte_ms": _ms(exchange.first_byte_us),
+        "first_token_ms": _ms(turn.first_token_us) if turn else None,
+        "duration_ms": _ms(exchange.duration_us),
+        "request_bytes": exchange.request_bytes,
+        "response_bytes": exchange.response_bytes,
+        "client": exchange.client,
+        "session": turn.session if turn else None,
+        "user_agent": _text(get(exchange.request_headers, b"user-agent")),
+        "request_headers": _header_json(exchange.request_headers),
+        "response_headers": _header_json(exchange.response_headers),
+        "request_body": exchange.request_body if keep_raw else None,
+        "response_body": b"".join(piece for _, piece in pieces) if keep_raw else None,
+        # Microseconds and length of each piece, so that what was kept can be replayed as it came.
+        "response_pieces": json.dumps([[at, len(piece)] for at, piece in pieces]) if keep_raw else None,
+    }
+
+
+def known_exchanges(db: sqlite3.Connection, ids: Sequence[str]) -> set[str]:
+    """Which of the exchanges have their row already."""
+    found: set[str] = set()
+    for at in range(0, len(ids), 500):
+        some = ids[at : at + 500]
+        marks = ",".join("?" * len(some))
+        found.update(row[0] for row in db.execute(f"select id from llmproxy_exchanges where id in ({marks})", some))
+    return found
+
+
+def insert(db: sqlite3.Connection, table: str, row: dict[str, Any]) -> None:
+    """Insert one row. Plain SQL: sqlite-utils asks for the schema on every insert."""
+    columns = ", ".join(row)
+    marks = ", ".join("?" * len(row))
+    db.execute(f"insert into {table} ({columns}) values ({marks})", list(row.values()))
+
+
+def is_event_stream(exchange: Exchange) -> bool:
+    """Whether the response was an event stream (https://html.spec.whatwg.org/#server-sent-events)."""
+    content_type = get(exchange.response_headers, b"content-type") or b""
+    return content_type.partition(b";")[0].strip().lower() == b"text/event-stream"
+
+
+def utc(seconds: float) -> str:
+    """Seconds since the epoch as `llm` writes times: ISO 8601 with an offset."""
+    return datetime.fromtimestamp(seconds, UTC).isoformat()
+
+
+def _ms(microseconds: int | None) -> float | None:
+    return None if microseconds is None else microseconds / 1000
+
+
+def _text(value: bytes | None) -> str | None:
+    return None if value is None else value.decode("latin-1")
+
+
+def _header_json(headers: Sequence[Header]) -> str:
+    return json.dumps([[name.decode("latin-1"), value.decode("latin-1")] for name, value in headers])

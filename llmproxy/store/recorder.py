@@ -1,0 +1,116 @@
+"""Writes exchanges into the database: each exactly once, with its turn and thread where there is one."""
+
+import hashlib
+from dataclasses import dataclass
+
+from llm.parts import Message
+from sqlite_utils import Database
+
+from llmproxy.capture.exchange import CROCKFORD, Exchange
+from llmproxy.reconstruct.turn import Turn
+from llmproxy.store.conversation_key import answer_key, conversation_keys
+from llmproxy.store.exchanges import exchange_row, insert
+from llmproxy.store.llm_store import TurnStore
+from llmproxy.store.threads import Answer, Threads
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """What ingest made of an exchange: the API it spoke and the turn, or the reason why there is none."""
+
+    api: str | None
+    turn: Turn | None
+    reason: str | None
+
+
+class DatabaseRecorder:
+    """Writes into one open database, inside the caller's transaction.
+
+    `raw`: of which exchanges the raw bodies are kept: `failed`, `all` or `none`.
+    """
+
+    def __init__(self, db: Database, raw: str) -> None:
+        self._db = db
+        self._raw = raw
+        self._turns = TurnStore(db)
+        self._threads = Threads(db.conn, self._turns)
+
+    def write(self, exchange: Exchange, reading: Reading) -> None:
+        """Write an exchange that is not in the database yet."""
+        turn_id = thread_id = None
+        turn = reading.turn
+        if turn is not None and _is_a_turn(exchange, turn):
+            turn_id = exchange.id
+            thread_id = self._write_turn(exchange, turn)
+        failed = (
+            reading.reason is not None
+            or exchange.outcome != "complete"
+            or (exchange.status or 0) >= 400
+            or (turn is not None and bool(turn.error or turn.notes))
+        )
+        row = exchange_row(
+            exchange,
+            api=reading.api,
+            turn=turn,
+            turn_id=turn_id,
+            thread_id=thread_id,
+            reason=reading.reason,
+            keep_raw=self._raw == "all" or (self._raw == "failed" and failed),
+        )
+        insert(self._db.conn, "llmproxy_exchanges", row)
+
+    def _write_turn(self, exchange: Exchange, turn: Turn) -> str:
+        parent = self._threads.pointed_at(exchange.id, turn)
+        input = _effective_input(turn, self._turns.history(parent.turn_id)) if parent else list(turn.input)
+        asked = conversation_keys(input)
+        if parent is None:
+            parent = self._threads.continued(exchange.id, asked, turn.session)
+        outputs = turn.outputs
+        answers = [
+            Answer(_turn_id(exchange.id, at), answer_key(asked, input, output.messages))
+            for at, output in enumerate(outputs)
+        ]
+        wanted = asked.answers[-1] if asked.answers else None
+        place = self._threads.add(exchange.id, turn, parent=parent, wanted=wanted, answers=answers)
+        self._turns.ensure_thread(place.thread_id, input, place.forked_from, exchange.started)
+        duration = None if exchange.duration_us is None else round(exchange.duration_us / 1000)
+        # The first answer last, so that the thread ends with it.
+        for answer, output in reversed(list(zip(answers, outputs, strict=True))):
+            self._turns.write_turn(
+                turn,
+                output,
+                turn_id=answer.turn_id,
+                thread_id=place.thread_id,
+                input=input,
+                started=exchange.started,
+                milliseconds=duration,
+            )
+        self._threads.settle(exchange.id, parent, answers)
+        return self._threads.thread_of(exchange.id)
+
+
+def _is_a_turn(exchange: Exchange, turn: Turn) -> bool:
+    """Whether a model answered. A call that was refused or broke off before its answer is kept as an exchange only, as
+    `llm` logs none for it."""
+    return bool(turn.outputs) and exchange.status is not None and exchange.status < 400
+
+
+def _effective_input(turn: Turn, history: list[Message]) -> list[Message]:
+    """The whole input of a request that holds only what is new: the provider prepends the history it kept.
+
+    Instructions are the request's own and not inherited (OpenAI, Responses: `previous_response_id`).
+    """
+    own_system = [message for message in turn.input[:1] if message.role == "system"]
+    kept = [message for at, message in enumerate(history) if at > 0 or message.role != "system"]
+    return [*own_system, *kept, *turn.input[len(own_system) :]]
+
+
+def _turn_id(exchange_id: str, at: int) -> str:
+    """The id of an exchange's answer: the first has the exchange's, the others one of the same millisecond."""
+    if at == 0:
+        return exchange_id
+    digest = hashlib.blake2b(f"{exchange_id}:{at}".encode(), digest_size=16).digest()
+    return exchange_id[:10] + "".join(CROCKFORD[byte & 31] for byte in digest)
+
+
+__all__ = ["DatabaseRecorder", "Reading"]

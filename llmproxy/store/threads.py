@@ -1,0 +1,305 @@
+"""Threads: which conversation a turn belongs to.
+
+A turn's parent is the turn that it continues. An explicit pointer names it (`previous_response_id`, `conversation`);
+else it is the turn whose conversation, answer included, is the longest that the request's messages begin with, compared
+by `conversation_key`: with tool-call ids first, without them as fallback; on a tie the same session, then the newest.
+
+Of the turns that continue one parent, one goes on with its thread, the heir: the first that is of the parent's kin
+(same model, same system prompt, tools or none), else the first. The others are forks with threads of their own: a
+regenerated answer, an edited message, a parallel branch, a side call that asks for a title. A thread is named by its
+first exchange.
+
+All of this is a function of the set of turns, not of the order in which they are ingested: when a turn comes late, the
+ones that continue it are looked up by the key they wanted, and settled anew. Every look-up is one in an index.
+"""
+
+import hashlib
+import sqlite3
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from llm.parts import TextPart
+
+from llmproxy.reconstruct.turn import Turn
+from llmproxy.store.conversation_key import ConversationKeys, Key
+from llmproxy.store.exchanges import insert
+
+# Of equal candidates, so many of the newest are looked at for one of the same session.
+_CANDIDATES = 20
+
+
+class ThreadStore(Protocol):
+    """What is asked of the store when a stored turn changes its thread."""
+
+    def branch_thread(self, thread_id: str, old: str) -> None: ...
+    def move_turn(self, turn_id: str, thread_id: str) -> None: ...
+    def point_thread(self, thread_id: str, turn_id: str) -> None: ...
+    def fork_thread(self, thread_id: str, forked_from: str | None) -> None: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Parent:
+    """A turn that another continues."""
+
+    turn_id: str
+    exchange_id: str
+    thread_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where a turn goes when it is stored. `settle` may move it, and others, afterwards."""
+
+    thread_id: str
+    forked_from: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """One answer of an exchange, as the index keeps it."""
+
+    turn_id: str
+    key: Key | None
+
+
+@dataclass(frozen=True, slots=True)
+class _Child:
+    exchange_id: str
+    thread_id: str
+    kin: bytes
+
+
+class Threads:
+    """Finds parents and keeps threads, in the tables of one database, inside the caller's transaction."""
+
+    def __init__(self, db: sqlite3.Connection, store: ThreadStore) -> None:
+        self._db = db
+        self._store = store
+
+    def pointed_at(self, exchange_id: str, turn: Turn) -> Parent | None:
+        """The turn that the request points at by an id of the provider's, where we have it."""
+        if turn.previous_response_id is not None:
+            return self._newest("response_id", turn.previous_response_id, exchange_id)
+        if turn.conversation is not None:
+            return self._newest("conversation", turn.conversation, exchange_id)
+        return None
+
+    def continued(self, exchange_id: str, asked: ConversationKeys, session: str | None) -> Parent | None:
+        """The turn whose conversation is the longest that the request begins with."""
+        if not asked.answers:
+            return None
+        last = asked.answers[-1]
+        parent = self._by_key(exchange_id, last, session)
+        if parent is not None or len(asked.answers) == 1:
+            return parent
+        for key in self._known(asked.answers[:-1]):
+            parent = self._by_key(exchange_id, key, session)
+            if parent is not None:
+                return parent
+        return None
+
+    def add(
+        self,
+        exchange_id: str,
+        turn: Turn,
+        *,
+        parent: Parent | None,
+        wanted: Key | None,
+        answers: Sequence[Answer],
+    ) -> Place:
+        """Enter a turn into the index and say where to store it."""
+        place = Place(exchange_id, None)
+        if parent is not None:
+            taken = self._heir(parent.exchange_id, parent.thread_id) is not None
+            place = Place(exchange_id, parent.thread_id) if taken else Place(parent.thread_id, None)
+        kin = _kin(turn)
+        for answer in answers:
+            insert(
+                self._db,
+                "llmproxy_turns",
+                {
+                    "turn_id": answer.turn_id,
+                    "exchange_id": exchange_id,
+                    "parent_turn_id": parent.turn_id if parent else None,
+                    "parent_exchange_id": parent.exchange_id if parent else None,
+                    "thread_id": place.thread_id,
+                    "kin": kin,
+                    "answer_key": answer.key.with_ids if answer.key else None,
+                    "answer_key_without_ids": answer.key.without_ids if answer.key else None,
+                    "wanted_key": wanted.with_ids if wanted else None,
+                    "wanted_key_without_ids": wanted.without_ids if wanted else None,
+                    "response_id": turn.response_id,
+                    "conversation": turn.conversation,
+                    "session": turn.session,
+                },
+            )
+        return place
+
+    def settle(self, exchange_id: str, parent: Parent | None, answers: Sequence[Answer]) -> None:
+        """After the turn is stored: give it, its siblings, and those that continue it and came earlier the threads
+        they belong to."""
+        if parent is not None:
+            self._challenge(parent.exchange_id, exchange_id)
+        for child in self._waiting_for(exchange_id, answers):
+            self._adopt(child)
+        self._point(self.thread_of(exchange_id))
+
+    def thread_of(self, exchange_id: str) -> str:
+        """The thread that an exchange's turns are in."""
+        return self._column(exchange_id, "thread_id") or exchange_id
+
+    def _waiting_for(self, exchange_id: str, answers: Iterable[Answer]) -> set[str]:
+        """The exchanges that began after this one and whose request ends with one of its answers."""
+        waiting: set[str] = set()
+        for answer in answers:
+            if answer.key is not None:
+                for column, value in (
+                    ("wanted_key", answer.key.with_ids),
+                    ("wanted_key_without_ids", answer.key.without_ids),
+                ):
+                    rows = self._db.execute(
+                        f"select exchange_id from llmproxy_turns where {column} = ? and exchange_id > ?",
+                        [value, exchange_id],
+                    )
+                    waiting.update(row[0] for row in rows)
+        return waiting
+
+    def _adopt(self, child: str) -> None:
+        row = self._db.execute(
+            "select wanted_key, wanted_key_without_ids, session, parent_exchange_id from llmproxy_turns"
+            " where exchange_id = ? limit 1",
+            [child],
+        ).fetchone()
+        parent = self._by_key(child, Key(row[0], row[1]), row[2])
+        if parent is None or parent.exchange_id == row[3]:
+            return
+        self._db.execute(
+            "update llmproxy_turns set parent_turn_id = ?, parent_exchange_id = ? where exchange_id = ?",
+            [parent.turn_id, parent.exchange_id, child],
+        )
+        if row[3] is not None:
+            # Out of the old parent's thread, which another of its children may go on with now.
+            self._move(child, self.thread_of(child), child)
+            for sibling in self._children(row[3]):
+                self._challenge(row[3], sibling.exchange_id)
+        self._challenge(parent.exchange_id, child)
+
+    def _challenge(self, parent: str, child: str) -> None:
+        """Let a child go on with its parent's thread if it is the heir, and branch off if it is not."""
+        thread = self.thread_of(parent)
+        kin = self._column(parent, "kin")
+        challenger = next(each for each in self._children(parent, child))
+        heir = self._heir(parent, thread)
+        if heir is None:
+            self._move(child, challenger.thread_id, thread)
+        elif heir.exchange_id != child:
+            if (challenger.kin != kin, child) < (heir.kin != kin, heir.exchange_id):
+                self._move(heir.exchange_id, thread, heir.exchange_id)
+                self._store.fork_thread(heir.exchange_id, thread)
+                self._move(child, challenger.thread_id, thread)
+            else:
+                self._store.fork_thread(challenger.thread_id, thread)
+
+    def _heir(self, parent: str, thread: str) -> _Child | None:
+        row = self._db.execute(
+            "select exchange_id, thread_id, kin from llmproxy_turns where parent_exchange_id = ? and thread_id = ?"
+            " limit 1",
+            [parent, thread],
+        ).fetchone()
+        return _Child(*row) if row is not None else None
+
+    def _move(self, first: str, old: str, new: str) -> None:
+        """Move a turn, and what goes on in its thread after it, from thread `old` to `new`."""
+        if old == new:
+            return
+        self._store.branch_thread(new, old)
+        following: list[str] = [first]
+        while following:
+            exchange = following.pop()
+            rows = self._db.execute("select turn_id from llmproxy_turns where exchange_id = ?", [exchange])
+            for (turn_id,) in rows.fetchall():
+                self._store.move_turn(turn_id, new)
+            self._db.execute("update llmproxy_turns set thread_id = ? where exchange_id = ?", [new, exchange])
+            self._db.execute("update llmproxy_exchanges set thread_id = ? where id = ?", [new, exchange])
+            for child in self._children(exchange):
+                if child.thread_id == old:
+                    following.append(child.exchange_id)
+                else:
+                    self._store.fork_thread(child.thread_id, new)
+        self._point(old)
+        self._point(new)
+
+    def _point(self, thread: str) -> None:
+        row = self._db.execute(
+            "select turn_id from llmproxy_turns where thread_id = ? and exchange_id ="
+            " (select max(exchange_id) from llmproxy_turns where thread_id = ?) order by rowid limit 1",
+            [thread, thread],
+        ).fetchone()
+        if row is not None:
+            self._store.point_thread(thread, row[0])
+        else:
+            self._db.execute("delete from threads where id = ?", [thread])
+
+    def _children(self, parent: str, child: str | None = None) -> list[_Child]:
+        sql = "select distinct exchange_id, thread_id, kin from llmproxy_turns where "
+        if child is not None:
+            rows = self._db.execute(sql + "exchange_id = ? and parent_exchange_id = ?", [child, parent])
+        else:
+            rows = self._db.execute(sql + "parent_exchange_id = ?", [parent])
+        return [_Child(*row) for row in rows.fetchall()]
+
+    def _by_key(self, exchange_id: str, key: Key, session: str | None) -> Parent | None:
+        for column, value in (("answer_key", key.with_ids), ("answer_key_without_ids", key.without_ids)):
+            rows = self._db.execute(
+                f"select turn_id, exchange_id, thread_id, session from llmproxy_turns"
+                f" where {column} = ? and exchange_id < ? order by turn_id desc limit {_CANDIDATES}",
+                [value, exchange_id],
+            ).fetchall()
+            if rows:
+                row = next((row for row in rows if session is not None and row[3] == session), rows[0])
+                return Parent(*row[:3])
+        return None
+
+    def _known(self, keys: Sequence[Key]) -> list[Key]:
+        """Which of the keys are some turn's answer, the longest conversation first."""
+        found: set[bytes] = set()
+        for at in range(0, len(keys), 400):
+            some = keys[at : at + 400]
+            marks = ",".join("?" * len(some))
+            for column, values in (
+                ("answer_key", [key.with_ids for key in some]),
+                ("answer_key_without_ids", [key.without_ids for key in some]),
+            ):
+                rows = self._db.execute(
+                    f"select distinct {column} from llmproxy_turns where {column} in ({marks})", values
+                )
+                found.update(row[0] for row in rows)
+        return [key for key in reversed(keys) if key.with_ids in found or key.without_ids in found]
+
+    def _newest(self, column: str, value: str, before: str) -> Parent | None:
+        row = self._db.execute(
+            f"select turn_id, exchange_id, thread_id from llmproxy_turns where {column} = ? and exchange_id < ?"
+            " order by turn_id desc limit 1",
+            [value, before],
+        ).fetchone()
+        return Parent(*row) if row is not None else None
+
+    def _column(self, exchange_id: str, column: str) -> Any:
+        row = self._db.execute(
+            f"select {column} from llmproxy_turns where exchange_id = ? limit 1", [exchange_id]
+        ).fetchone()
+        return row[0] if row is not None else None
+
+
+def _kin(turn: Turn) -> bytes:
+    system = "".join(
+        part.text
+        for message in turn.input
+        if message.role == "system"
+        for part in message.parts
+        if isinstance(part, TextPart)
+    )
+    return hashlib.blake2b(
+        repr((turn.model, system, bool(turn.tools))).encode("utf-8", "surrogatepass"), digest_size=8
+    ).digest()

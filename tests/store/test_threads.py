@@ -1,0 +1,211 @@
+"""Threads: which turns make one conversation, in whichever order they are ingested."""
+
+from collections.abc import Callable
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from llm.logs import LogStore
+from llm import Attachment
+from llm.parts import AttachmentPart, Message, ReasoningPart, TextPart
+
+from tests.store.conversations import Recordings, assistant, call, result, system, user
+
+
+def test_a_client_that_sends_the_history_again_gets_one_thread() -> None:
+    recordings = Recordings()
+    history = [system("s")]
+    ids = []
+    for number in range(4):
+        history.append(user(f"q{number}"))
+        ids.append(recordings.exchange(history, answer := assistant(f"a{number}")))
+        history.append(answer)
+    recordings.write()
+    assert set(recordings.threads().values()) == {ids[0]}
+    assert recordings.forks() == {ids[0]: None}
+    assert recordings.tips()[ids[0]] == ["s", "q0", "a0", "q1", "a1", "q2", "a2", "q3", "a3"]
+    assert LogStore(recordings.db).verify() == []
+    # The history is stored once.
+    assert recordings.db["messages"].count == 9
+
+
+ECHOES: list[tuple[str, Message, Message]] = [
+    ("reasoning dropped", Message("assistant", [ReasoningPart("hm"), TextPart("a")]), assistant("a")),
+    ("space trimmed", assistant(" a\n"), assistant("a")),
+    ("a list of parts", assistant("ab"), Message("assistant", [TextPart("a"), TextPart("b")])),
+    ("metadata dropped", Message("assistant", [TextPart("a", {"x": {"id": "1"}})], {"y": {}}), assistant("a")),
+    ("an id made up", assistant("", call(None, x=1)), assistant("", call("made-up", x=1))),
+]
+
+
+@pytest.mark.parametrize(("answer", "echo"), [echo[1:] for echo in ECHOES], ids=[echo[0] for echo in ECHOES])
+def test_an_echo_need_not_be_equal(answer: Message, echo: Message) -> None:
+    recordings = Recordings()
+    first = recordings.exchange([user("q")], answer)
+    second = recordings.exchange([user("q"), echo, user("q2")], assistant("a2"))
+    recordings.write()
+    assert recordings.threads()[second] == first
+
+
+def test_system_prompts_are_not_part_of_the_key() -> None:
+    recordings = Recordings()
+    first = recordings.exchange([system("it is noon"), user("q")], assistant("a"))
+    second = recordings.exchange([system("it is one"), user("q"), assistant("a"), user("q2")], assistant("a2"))
+    recordings.write()
+    assert recordings.threads()[second] == first
+
+
+def test_tool_call_ids_tell_equal_conversations_apart() -> None:
+    recordings = Recordings()
+    one = recordings.exchange([user("q")], assistant("", call("id-1", x=1)))
+    two = recordings.exchange([user("q")], assistant("", call("id-2", x=1)))
+    after_one = recordings.exchange([user("q"), assistant("", call("id-1", x=1)), result("id-1", "r")], assistant("a"))
+    after_two = recordings.exchange([user("q"), assistant("", call("id-2", x=1)), result("id-2", "r")], assistant("a"))
+    recordings.write()
+    threads = recordings.threads()
+    assert (threads[after_one], threads[after_two]) == (one, two)
+
+
+def test_on_a_tie_the_same_session_then_the_newest() -> None:
+    recordings = Recordings()
+    a = recordings.exchange([user("q")], assistant("yes"), session="A")
+    b = recordings.exchange([user("q")], assistant("yes"), session="B")
+    for_a = recordings.exchange([user("q"), assistant("yes"), user("go")], assistant("1"), session="A")
+    newest = recordings.exchange([user("q"), assistant("yes"), user("on")], assistant("2"))
+    recordings.write()
+    threads = recordings.threads()
+    assert (threads[for_a], threads[newest]) == (a, b)
+
+
+def test_regenerated_edited_and_parallel_are_forks() -> None:
+    recordings = Recordings()
+    first = recordings.exchange([user("q")], assistant("a"))
+    begun = [user("q"), assistant("a")]
+    second = recordings.exchange([*begun, user("more")], assistant("b"))
+    regenerated = recordings.exchange([*begun, user("more")], assistant("b, differently"))
+    edited = recordings.exchange([*begun, user("less")], assistant("c"))
+    after_edit = recordings.exchange([*begun, user("less"), assistant("c"), user("on")], assistant("d"))
+    after_second = recordings.exchange([*begun, user("more"), assistant("b"), user("on")], assistant("e"))
+    recordings.write()
+    assert recordings.threads() == {
+        first: first,
+        second: first,
+        regenerated: regenerated,
+        edited: edited,
+        after_edit: edited,
+        after_second: first,
+    }
+    assert recordings.forks() == {first: None, regenerated: first, edited: first}
+
+
+def test_a_side_call_does_not_take_the_thread() -> None:
+    recordings = Recordings()
+    first = recordings.exchange([system("agent"), user("q")], assistant("a"), model="large")
+    history = [user("q"), assistant("a")]
+    title = recordings.exchange([system("titles"), *history, user("Give it a title")], assistant("T"), model="small")
+    second = recordings.exchange([system("agent"), *history, user("q2")], assistant("a2"), model="large")
+    recordings.write()
+    assert recordings.threads() == {first: first, title: title, second: first}
+    assert recordings.forks()[title] == first
+    assert recordings.tips()[first] == ["agent", "q", "a", "q2", "a2"]
+
+
+def test_a_switch_of_model_goes_on_with_the_thread() -> None:
+    recordings = Recordings()
+    first = recordings.exchange([user("q")], assistant("a"), model="small")
+    second = recordings.exchange([user("q"), assistant("a"), user("q2")], assistant("a2"), model="large")
+    recordings.write()
+    assert recordings.threads()[second] == first
+
+
+def test_sub_agents_and_topic_checks_have_threads_of_their_own() -> None:
+    recordings = Recordings()
+    main = recordings.exchange([user("do it")], assistant("", call("t1", "task")), session="S")
+    agent = recordings.exchange([user("sub-task")], assistant("done"), session="S")
+    topic = recordings.exchange([user("do it")], assistant("Topic: it"), session="S", model="small")
+    more = recordings.exchange(
+        [user("do it"), assistant("", call("t1", "task")), result("t1", "done")], assistant("ok"), session="S"
+    )
+    recordings.write()
+    threads = recordings.threads()
+    assert threads[more] == main
+    assert len({threads[main], threads[agent], threads[topic]}) == 3
+
+
+def test_several_choices_are_turns_on_one_parent_and_each_can_go_on() -> None:
+    recordings = Recordings()
+    id = recordings.exchange([user("q")], assistant("one"), assistant("two"))
+    after = recordings.exchange([user("q"), assistant("two"), user("go")], assistant("on"))
+    recordings.write()
+    rows = recordings.db.execute("select id, parent_message_hash, thread_id from turns order by id").fetchall()
+    assert len(rows) == 3
+    assert len({row[1] for row in rows if row[0] != after}) == 1
+    assert {row[2] for row in rows} == {id}
+    assert recordings.tips()[id] == ["q", "two", "go", "on"]
+
+
+def test_previous_response_id_and_conversation() -> None:
+    recordings = Recordings()
+    first = recordings.exchange([system("i1"), user("q")], assistant("a"), response_id="resp_1")
+    second = recordings.exchange(
+        [system("i2"), user("q2")], assistant("a2"), previous_response_id="resp_1", response_id="resp_2"
+    )
+    third = recordings.exchange([user("q3")], assistant("a3"), previous_response_id="resp_2")
+    fork = recordings.exchange([user("q3 again")], assistant("a4"), previous_response_id="resp_2")
+    lost = recordings.exchange([user("q5")], assistant("a5"), previous_response_id="resp_unknown")
+    recordings.write()
+    threads = recordings.threads()
+    assert threads == {first: first, second: first, third: first, fork: fork, lost: lost}
+    assert recordings.tips()[first] == ["q", "a", "q2", "a2", "q3", "a3"]
+    assert recordings.tips()[fork] == ["q", "a", "q2", "a2", "q3 again", "a4"]
+    talk = Recordings()
+    one = talk.exchange([user("q")], assistant("a"), conversation="conv_1")
+    two = talk.exchange([user("q2")], assistant("a2"), conversation="conv_1")
+    talk.write()
+    assert talk.threads() == {one: one, two: one}
+    assert talk.tips()[one] == ["q", "a", "q2", "a2"]
+
+
+def test_attachments_are_part_of_the_key() -> None:
+    def shown(content: bytes) -> Message:
+        return Message("user", [AttachmentPart(Attachment(type="image/png", content=content)), TextPart("what?")])
+
+    recordings = Recordings()
+    one = recordings.exchange([shown(b"1")], assistant("a"))
+    two = recordings.exchange([shown(b"2")], assistant("a"))
+    after_one = recordings.exchange([shown(b"1"), assistant("a"), user("sure?")], assistant("yes"))
+    recordings.write()
+    threads = recordings.threads()
+    assert threads[after_one] == one != threads[two]
+
+
+def story() -> Recordings:
+    """A conversation with forks, side calls, equal answers and a switch of system prompt."""
+    recordings = Recordings()
+    exchange: Callable[..., str] = recordings.exchange
+    history = [system("s"), user("q0")]
+    for number in range(4):
+        answer = assistant(f"a{number}", call(f"id{number}", n=number)) if number % 2 else assistant(f"a{number}")
+        exchange(history, answer, model="large")
+        if number == 1:
+            exchange([system("t"), *history[1:], answer, user("title?")], assistant("T"), model="small")
+        if number == 2:
+            exchange([*history, answer, user("edited")], assistant("e"), model="large")
+            exchange([*history, answer, user("edited"), assistant("e"), user("on")], assistant("f"), model="large")
+        history = [*history, answer, *([result(f"id{number}", "r")] if number % 2 else []), user(f"q{number + 1}")]
+    exchange([user("q0")], assistant("a0"), model="other")
+    return recordings
+
+
+@given(order=st.permutations(range(8)))
+@settings(max_examples=60, deadline=None)
+def test_the_order_of_ingesting_changes_nothing(order: list[int]) -> None:
+    in_order = story()
+    assert len(in_order.pending) == 8
+    in_order.write()
+    shuffled = story()
+    shuffled.write(order)
+    assert shuffled.threads() == in_order.threads()
+    assert shuffled.forks() == in_order.forks()
+    assert shuffled.tips() == in_order.tips()
+    assert LogStore(shuffled.db).verify() == []

@@ -1,0 +1,325 @@
+"""Ingest: takes exchanges from the spool, reconstructs them, hands them to the database and to the hooks.
+
+It runs in a process of its own. Whatever happens to it or to the database, forwarding goes on and the spool grows; what
+was read twice is told by its id, so that it may be killed at any moment.
+"""
+
+import asyncio
+import fcntl
+import importlib
+import logging
+import os
+import sqlite3
+import time
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from sqlite_utils import Database
+
+from llmproxy.capture.exchange import Exchange
+from llmproxy.capture.spool_reader import Recorded, SpoolReader
+from llmproxy.config import CaptureConfig, ConfigError
+from llmproxy.reconstruct import Reconstruction, api_of
+from llmproxy.reconstruct.turn import NotReconstructed, Turn
+from llmproxy.store.exchanges import insert, known_exchanges, utc
+from llmproxy.store.llm_store import open_database
+from llmproxy.store.recorder import DatabaseRecorder, Reading
+
+Hook = Callable[[Turn, Exchange], Awaitable[None]]
+"""An async callable that is given each turn and its exchange, in the ingester's process, at least once.
+
+It may raise: it is then called again, three times in all, and neither the database nor other hooks notice.
+"""
+
+POLL_SECONDS = 0.1
+BATCH_EXCHANGES = 200
+BATCH_BYTES = 8 * 1024 * 1024
+HOOK_SECONDS = 30.0
+HOOK_TRIES = 3
+HOOK_BATCHES = 4
+
+logger = logging.getLogger("llmproxy.ingest")
+
+
+class StoreUnavailable(Exception):
+    """The database cannot be written at the moment. The message says why; what waits stays in the spool."""
+
+
+@dataclass(slots=True)
+class _Opened:
+    db: Database
+    file: tuple[int, int]
+
+
+class Ingester:
+    """Moves what is in the spool into the database.
+
+    `run` follows the spool until `stop` is set, then empties it; `drain` empties it once.
+    """
+
+    def __init__(self, capture: CaptureConfig, hooks: Sequence[Hook] = ()) -> None:
+        self._capture = capture
+        self._hooks = hooks
+        self._spool = SpoolReader(capture.spool_path)
+        self._opened: _Opened | None = None
+        self._hook_tasks: set[asyncio.Task[None]] = set()
+        self.ingested = 0
+
+    async def run(self, stop: asyncio.Event, *, patience: float) -> bool:
+        """Follow the spool until `stop`, then drain it. Returns whether it was emptied: see `drain`."""
+        pause = POLL_SECONDS
+        while not stop.is_set():
+            try:
+                await self._pass()
+                pause = POLL_SECONDS
+            except StoreUnavailable as exc:
+                if pause == POLL_SECONDS:
+                    logger.warning("%s; exchanges wait in %s", exc, self._capture.spool_path)
+                pause = min(pause * 2, 5.0)
+            await _wait(stop, pause)
+        return await self.drain(patience=patience)
+
+    async def drain(self, *, patience: float) -> bool:
+        """Ingest all that has ended. False where the database could not be written for `patience` seconds."""
+        deadline = time.monotonic() + patience
+        while True:
+            before = self.ingested
+            try:
+                await self._pass()
+                break
+            except StoreUnavailable as exc:
+                if self.ingested > before:
+                    deadline = time.monotonic() + patience
+                if time.monotonic() > deadline:
+                    logger.error("%s; what is left stays in %s", exc, self._capture.spool_path)
+                    return False
+                await asyncio.sleep(POLL_SECONDS)
+        if self._hook_tasks:
+            await asyncio.wait(self._hook_tasks)
+            self._spool.save()
+        return True
+
+    def close(self) -> None:
+        self._close_database()
+        self._spool.close()
+
+    async def _pass(self) -> None:
+        """Ingest what has ended by now, in batches: one transaction for many exchanges where many wait."""
+        batch: list[Recorded] = []
+        size = 0
+        for recorded in self._spool.exchanges():
+            batch.append(recorded)
+            size += recorded.size
+            if len(batch) >= BATCH_EXCHANGES or size >= BATCH_BYTES:
+                await self._ingest(batch)
+                batch, size = [], 0
+        await self._ingest(batch)
+
+    async def _ingest(self, batch: list[Recorded]) -> None:
+        if not batch:
+            self._spool.save()
+            return
+        try:
+            turns = self._write(batch)
+        except StoreUnavailable:
+            self._spool.put_back(batch)
+            raise
+        self.ingested += len(batch)
+        if self._hooks and turns:
+            while len(self._hook_tasks) >= HOOK_BATCHES:
+                await asyncio.wait(self._hook_tasks, return_when=asyncio.FIRST_COMPLETED)
+            task = asyncio.get_running_loop().create_task(self._call_hooks(turns, batch))
+            self._hook_tasks.add(task)
+            task.add_done_callback(self._hook_tasks.discard)
+        else:
+            self._acknowledge(batch)
+        self._spool.save()
+
+    def _write(self, batch: list[Recorded]) -> list[tuple[Turn, Exchange]]:
+        """Write a batch into the database, each exchange exactly once; give the turns that hooks are to have."""
+        turns = []
+        with self._database() as db:
+            known = known_exchanges(db.conn, [recorded.id for recorded in batch])
+            recorder = DatabaseRecorder(db, self._capture.raw)
+            for recorded in batch:
+                if recorded.id in known and not self._hooks:
+                    continue
+                try:
+                    exchange = recorded.load()
+                except (ValueError, KeyError, IndexError) as exc:
+                    logger.error("exchange %s cannot be read from the spool: %r; it is kept aside", recorded.id, exc)
+                    recorded.set_aside()
+                    if recorded.id not in known:
+                        _write_row(db, recorded, f"spool record unreadable: {type(exc).__name__}")
+                    continue
+                reading = read(exchange)
+                if recorded.id not in known:
+                    _write_exchange(db, recorder, recorded, exchange, reading)
+                if reading.turn is not None and self._hooks:
+                    turns.append((reading.turn, exchange))
+        return turns
+
+    @contextmanager
+    def _database(self) -> Iterator[Database]:
+        """The open database inside a transaction that is committed at the end. Raises `StoreUnavailable`."""
+        path = self._capture.database_path
+        try:
+            if self._opened is None or self._opened.file != _file(path):
+                # Removed or replaced: what would be written to the old file would be lost.
+                self._close_database()
+                db = open_database(path, full_sync=self._capture.fsync)
+                self._opened = _Opened(db, _file(path))
+            connection = self._opened.db.conn
+            connection.execute("begin immediate")
+            try:
+                yield self._opened.db
+            except BaseException:
+                if connection.in_transaction:
+                    connection.execute("rollback")
+                raise
+            connection.execute("commit")
+            if self._opened.file != _file(path):
+                raise OSError("it was replaced while it was written")
+        except (sqlite3.OperationalError, sqlite3.DatabaseError, OSError) as exc:
+            self._close_database()
+            raise StoreUnavailable(f"the database {path} cannot be written: {exc}") from exc
+
+    def _close_database(self) -> None:
+        if self._opened is not None:
+            self._opened.db.close()
+            self._opened = None
+
+    def _acknowledge(self, batch: list[Recorded]) -> None:
+        for recorded in batch:
+            recorded.acknowledge()
+
+    async def _call_hooks(self, turns: list[tuple[Turn, Exchange]], batch: list[Recorded]) -> None:
+        for turn, exchange in turns:
+            await asyncio.gather(*(self._call_hook(hook, turn, exchange) for hook in self._hooks))
+        self._acknowledge(batch)
+
+    async def _call_hook(self, hook: Hook, turn: Turn, exchange: Exchange) -> None:
+        for attempt in range(1, HOOK_TRIES + 1):
+            try:
+                async with asyncio.timeout(HOOK_SECONDS):
+                    await hook(turn, exchange)
+                return
+            except Exception:  # a hook is somebody else's code: whatever it raises is told and must not stop ingest
+                logger.exception("hook %s failed for exchange %s (try %d)", _name(hook), exchange.id, attempt)
+                if attempt < HOOK_TRIES:
+                    await asyncio.sleep(attempt)
+
+
+def read(exchange: Exchange) -> Reading:
+    """What an exchange means, or why that cannot be said."""
+    api = api_of(exchange.method, exchange.path)
+    if api is None:
+        # Reading a list of models is no model call; a call that we have no reader for is the next thing to learn.
+        return Reading(None, None, "no reader for this path" if exchange.method == "POST" else None)
+    try:
+        reconstruction = Reconstruction(
+            api,
+            request_headers=exchange.request_headers,
+            request_body=exchange.request_body,
+            request_truncated=exchange.request_truncated,
+        )
+        if exchange.status is not None:
+            reconstruction.response(exchange.status, exchange.response_headers)
+            for at, piece in exchange.response_body:
+                reconstruction.feed(piece, at)
+        turn = reconstruction.finish(complete=exchange.outcome == "complete" and not exchange.response_truncated)
+    except NotReconstructed as exc:
+        return Reading(api, None, str(exc))
+    except Exception as exc:  # a mistake of ours must not cost the exchange, nor its neighbours: it is kept raw
+        logger.exception("exchange %s cannot be reconstructed", exchange.id)
+        return Reading(api, None, f"internal error: {type(exc).__name__}")
+    return Reading(api, turn, None)
+
+
+def _write_exchange(
+    db: Database, recorder: DatabaseRecorder, recorded: Recorded, exchange: Exchange, reading: Reading
+) -> None:
+    try:
+        with db.atomic():
+            recorder.write(exchange, reading)
+    except (sqlite3.OperationalError, OSError):
+        raise  # the database's trouble, not this exchange's
+    except Exception as exc:  # as in `read`: the exchange is kept raw, and the others of its batch are written
+        logger.exception("exchange %s cannot be stored as a turn", exchange.id)
+        reason = f"internal error: {type(exc).__name__}"
+        try:
+            with db.atomic():
+                recorder.write(exchange, Reading(reading.api, None, reason))
+        except (sqlite3.DataError, sqlite3.InterfaceError, sqlite3.ProgrammingError, ValueError, OverflowError):
+            recorded.set_aside()
+            _write_row(db, recorded, reason)
+
+
+def _write_row(db: Database, recorded: Recorded, reason: str) -> None:
+    insert(
+        db.conn,
+        "llmproxy_exchanges",
+        {"id": recorded.id, "outcome": "interrupted", "reason": reason, "started_utc": utc(recorded.ended)},
+    )
+
+
+def load_hooks(names: Sequence[str]) -> list[Hook]:
+    """The hooks at `package.module:callable`. Raises `ConfigError` naming the one that cannot be loaded."""
+    hooks = []
+    for name in names:
+        module, _, attribute = name.partition(":")
+        try:
+            hook = getattr(importlib.import_module(module), attribute)
+        except (ImportError, AttributeError) as exc:
+            raise ConfigError(f"capture.hooks: {name} cannot be loaded: {exc}") from exc
+        if not callable(hook):
+            raise ConfigError(f"capture.hooks: {name} cannot be called")
+        hooks.append(hook)
+    return hooks
+
+
+class SpoolLock:
+    """The spool's lock: one ingester at a time. Given up by the system when its process dies."""
+
+    def __init__(self, folder: Path) -> None:
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self._fd = os.open(folder / "ingest.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+
+    def acquire(self) -> bool:
+        """Take it, if nobody has it."""
+        try:
+            fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return False
+        os.ftruncate(self._fd, 0)
+        os.pwrite(self._fd, f"{os.getpid()}\n".encode(), 0)
+        return True
+
+    def holder(self) -> str:
+        """The process that has it, as text."""
+        return os.pread(self._fd, 20, 0).decode(errors="replace").strip() or "unknown"
+
+    def close(self) -> None:
+        os.close(self._fd)
+
+
+def _file(path: Path) -> tuple[int, int]:
+    try:
+        status = path.stat()
+    except FileNotFoundError:
+        return (0, 0)
+    return (status.st_dev, status.st_ino)
+
+
+def _name(hook: Hook) -> str:
+    return getattr(hook, "__qualname__", repr(hook))
+
+
+async def _wait(stop: asyncio.Event, seconds: float) -> None:
+    try:
+        async with asyncio.timeout(seconds):
+            await stop.wait()
+    except TimeoutError:
+        pass

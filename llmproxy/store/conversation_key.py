@@ -1,10 +1,14 @@
 """The normal form of a conversation: a key that survives how clients echo a reply back.
 
-Measured over recorded traffic, an echo differs from the reply in reasoning (dropped or moved to another field), in
-`null` for an empty string, in re-serialised tool arguments, in trimmed space, in `cache_control`, in a string for a
-list with one text part. None of these take part in the key. What remains of a message is its role, its text, the
-content of its attachments, its tool calls (name and parsed arguments, with and without their ids) and its tool results.
-System messages are left out: agents change them from one request to the next.
+Measured over recorded traffic, an echo differs from the reply in reasoning (dropped, moved to another field, or into
+the text), in `null` for an empty string, in re-serialised tool arguments, in trimmed space, in `cache_control`, in a
+string for a list with one text part, and in what the provider's own tools did (dropped or rewritten). None of these
+take part in the key. What remains of a message is its role, its text, the content of its attachments, its tool calls
+(name, parsed arguments, id) and its tool results. System messages are left out: agents change them from one request to
+the next.
+
+A key has two forms. With ids, an answer that calls tools is its calls alone: their ids tell conversations apart better
+than the text beside them, which clients change. Without ids, for those that invent ids of their own, the text counts.
 """
 
 import hashlib
@@ -76,7 +80,7 @@ def _extend(tip: Key, role: str | None, items: Sequence[tuple[bytes, bytes]]) ->
         return tip
     prefix = (role or "").encode()
     return Key(
-        _hash(tip.with_ids, prefix, *(item[0] for item in items)),
+        _hash(tip.with_ids, prefix, *(item[0] for item in items if item[0])),
         _hash(tip.without_ids, prefix, *(item[1] for item in items)),
     )
 
@@ -90,23 +94,49 @@ def _hash(*pieces: bytes) -> bytes:
 
 
 def _items(message: Message) -> list[tuple[bytes, bytes]]:
-    """What a message says, each item with and without ids."""
+    """What a message says, each item with and without ids; b"" where it does not count in that form."""
     items: list[tuple[bytes, bytes]] = []
+    calls = [part for part in message.parts if isinstance(part, ToolCallPart) and not part.server_executed]
     text = "".join(part.text for part in message.parts if isinstance(part, TextPart)).strip()
     if text:
-        items.append(_same(b"text", text))
+        item = b"text" + _bytes(text)
+        items.append((b"" if any(part.tool_call_id for part in calls) else item, item))
+    for call in calls:
+        said = _bytes(call.name) + b"\0" + _json(_arguments(call))
+        items.append((b"call" + _bytes(call.tool_call_id or "") + b"\0" + said, b"call" + said))
     for part in message.parts:
-        if isinstance(part, ToolCallPart):
-            call = _bytes(part.name) + b"\0" + _json(_arguments(part))
-            items.append((b"call" + _bytes(part.tool_call_id or "") + b"\0" + call, b"call" + call))
-        elif isinstance(part, ToolResultPart):
+        if isinstance(part, ToolResultPart) and not part.server_executed:
             output = _bytes(part.output.strip())
             items.append((b"result" + _bytes(part.tool_call_id or "") + b"\0" + output, b"result" + output))
             items += [_same(b"attachment", attachment.id()) for attachment in part.attachments]
-        elif isinstance(part, AttachmentPart):
-            name = part.attachment.id() if part.attachment is not None else _json(part.provider_metadata).decode()
-            items.append(_same(b"attachment", name))
-    return items
+        elif isinstance(part, AttachmentPart) and part.attachment is not None:
+            items.append(_same(b"attachment", part.attachment.id()))
+        elif isinstance(part, AttachmentPart) and message.role != "assistant":
+            items.append(_same(b"attachment", _json(part.provider_metadata).decode()))  # a file by the provider's id
+    return items or [
+        # An answer may be nothing but the provider's own tools at work (a paused turn); then that is what it said.
+        _same(b"server", part.name)
+        for part in message.parts
+        if isinstance(part, ToolCallPart)
+    ]
+
+
+def exact_key(messages: Sequence[Message]) -> bytes | None:
+    """A key of the last answer in messages as it is, reasoning and signatures included, to choose among equals."""
+    for message in reversed(messages):
+        if message.role == "assistant":
+            return _hash(_json(message.to_dict()))
+    return None
+
+
+def called_ids(messages: Iterable[Message]) -> list[str]:
+    """The ids of the tool calls in messages, oldest first."""
+    return [
+        part.tool_call_id
+        for message in messages
+        for part in message.parts
+        if isinstance(part, ToolCallPart) and part.tool_call_id and not part.server_executed
+    ]
 
 
 def _arguments(part: ToolCallPart) -> Any:

@@ -75,8 +75,11 @@ def m002_turns(db: Database) -> None:
             kin blob,
             answer_key blob,
             answer_key_without_ids blob,
+            answer_exact blob,
             wanted_key blob,
             wanted_key_without_ids blob,
+            wanted_exact blob,
+            wanted_call text,
             response_id text,
             conversation text,
             session text
@@ -90,6 +93,7 @@ def m002_turns(db: Database) -> None:
         "answer_key_without_ids",
         "wanted_key",
         "wanted_key_without_ids",
+        "wanted_call",
         "response_id",
         "conversation",
     ):
@@ -99,6 +103,10 @@ def m002_turns(db: Database) -> None:
     db.execute(
         "create index llmproxy_turns_parent on llmproxy_turns(parent_exchange_id, thread_id)"
         " where parent_exchange_id is not null"
+    )
+    db.execute(
+        "create table llmproxy_tool_calls (tool_call_id text, turn_id text, primary key (tool_call_id, turn_id))"
+        " without rowid"
     )
 
 

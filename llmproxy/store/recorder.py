@@ -8,10 +8,10 @@ from sqlite_utils import Database
 
 from llmproxy.capture.exchange import CROCKFORD, Exchange
 from llmproxy.reconstruct.turn import Turn
-from llmproxy.store.conversation_key import answer_key, conversation_keys
+from llmproxy.store.conversation_key import answer_key, called_ids, conversation_keys, exact_key
 from llmproxy.store.exchanges import exchange_row, insert
 from llmproxy.store.llm_store import TurnStore
-from llmproxy.store.threads import Answer, Threads
+from llmproxy.store.threads import Answer, Threads, wanted
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,15 +63,20 @@ class DatabaseRecorder:
         parent = self._threads.pointed_at(exchange.id, turn)
         input = _effective_input(turn, self._turns.history(parent.turn_id)) if parent else list(turn.input)
         asked = conversation_keys(input)
+        hint = wanted(asked, input, turn.session)
         if parent is None:
-            parent = self._threads.continued(exchange.id, asked, turn.session)
+            parent = self._threads.continued(exchange.id, asked, hint)
         outputs = turn.outputs
         answers = [
-            Answer(_turn_id(exchange.id, at), answer_key(asked, input, output.messages))
+            Answer(
+                _turn_id(exchange.id, at),
+                answer_key(asked, input, output.messages),
+                exact_key(output.messages),
+                called_ids(output.messages),
+            )
             for at, output in enumerate(outputs)
         ]
-        wanted = asked.answers[-1] if asked.answers else None
-        place = self._threads.add(exchange.id, turn, parent=parent, wanted=wanted, answers=answers)
+        place = self._threads.add(exchange.id, turn, parent=parent, wanted=hint, answers=answers)
         self._turns.ensure_thread(place.thread_id, input, place.forked_from, exchange.started)
         duration = None if exchange.duration_us is None else round(exchange.duration_us / 1000)
         # The first answer last, so that the thread ends with it.

@@ -3,6 +3,8 @@
 A turn's parent is the turn that it continues. An explicit pointer names it (`previous_response_id`, `conversation`);
 else it is the turn whose conversation, answer included, is the longest that the request's messages begin with, compared
 by `conversation_key`: with tool-call ids first, without them as fallback; on a tie the same session, then the newest.
+Where the history was rewritten (compaction, an agent that cuts old messages out), the last tool call that the request
+echoes names the turn that made it.
 
 Of the turns that continue one parent, one goes on with its thread, the heir: the first that is of the parent's kin
 (same model, same system prompt, tools or none), else the first. The others are forks with threads of their own: a
@@ -19,14 +21,16 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from llm.parts import TextPart
+from llm.parts import Message, TextPart
 
 from llmproxy.reconstruct.turn import Turn
-from llmproxy.store.conversation_key import ConversationKeys, Key
+from llmproxy.store.conversation_key import ConversationKeys, Key, called_ids, exact_key
 from llmproxy.store.exchanges import insert
 
 # Of equal candidates, so many of the newest are looked at for one of the same session.
 _CANDIDATES = 20
+# A tool call's id names a turn by itself only where it is long enough to be no counter (`call_0`, `functions.add:0`).
+_TELLING_ID_LENGTH = 16
 
 
 class ThreadStore(Protocol):
@@ -57,10 +61,33 @@ class Place:
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """One answer of an exchange, as the index keeps it."""
+    """One answer of an exchange, as the index keeps it: its keys, and the ids of the tool calls it made."""
 
     turn_id: str
     key: Key | None
+    exact: bytes | None = None
+    calls: Sequence[str] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """What a request says of its parent: the keys of its last answer, the last tool call it echoes, its session."""
+
+    key: Key | None
+    exact: bytes | None
+    call: str | None
+    session: str | None
+
+
+def wanted(asked: ConversationKeys, input: Sequence[Message], session: str | None) -> Wanted:
+    """What a request says of its parent; `asked` are the keys of its `input`."""
+    calls = called_ids(input)
+    return Wanted(
+        key=asked.answers[-1] if asked.answers else None,
+        exact=exact_key(input),
+        call=calls[-1] if calls and len(calls[-1]) >= _TELLING_ID_LENGTH else None,
+        session=session,
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,19 +112,17 @@ class Threads:
             return self._newest("conversation", turn.conversation, exchange_id)
         return None
 
-    def continued(self, exchange_id: str, asked: ConversationKeys, session: str | None) -> Parent | None:
+    def continued(self, exchange_id: str, asked: ConversationKeys, wanted: Wanted) -> Parent | None:
         """The turn whose conversation is the longest that the request begins with."""
-        if not asked.answers:
+        if wanted.key is None:
             return None
-        last = asked.answers[-1]
-        parent = self._by_key(exchange_id, last, session)
-        if parent is not None or len(asked.answers) == 1:
-            return parent
-        for key in self._known(asked.answers[:-1]):
-            parent = self._by_key(exchange_id, key, session)
-            if parent is not None:
-                return parent
-        return None
+        parent = self._by_last_answer(exchange_id, wanted)
+        if parent is None:
+            for key in self._known(asked.answers[:-1]):
+                parent = self._by_key(exchange_id, key, wanted)
+                if parent is not None:
+                    break
+        return parent
 
     def add(
         self,
@@ -105,7 +130,7 @@ class Threads:
         turn: Turn,
         *,
         parent: Parent | None,
-        wanted: Key | None,
+        wanted: Wanted,
         answers: Sequence[Answer],
     ) -> Place:
         """Enter a turn into the index and say where to store it."""
@@ -127,13 +152,22 @@ class Threads:
                     "kin": kin,
                     "answer_key": answer.key.with_ids if answer.key else None,
                     "answer_key_without_ids": answer.key.without_ids if answer.key else None,
-                    "wanted_key": wanted.with_ids if wanted else None,
-                    "wanted_key_without_ids": wanted.without_ids if wanted else None,
+                    "answer_exact": answer.exact,
+                    "wanted_key": wanted.key.with_ids if wanted.key else None,
+                    "wanted_key_without_ids": wanted.key.without_ids if wanted.key else None,
+                    "wanted_exact": wanted.exact,
+                    "wanted_call": wanted.call,
                     "response_id": turn.response_id,
                     "conversation": turn.conversation,
-                    "session": turn.session,
+                    "session": wanted.session,
                 },
             )
+            for tool_call_id in answer.calls:
+                if len(tool_call_id) >= _TELLING_ID_LENGTH:
+                    self._db.execute(
+                        "insert or ignore into llmproxy_tool_calls (tool_call_id, turn_id) values (?, ?)",
+                        [tool_call_id, answer.turn_id],
+                    )
         return place
 
     def settle(self, exchange_id: str, parent: Parent | None, answers: Sequence[Answer]) -> None:
@@ -163,26 +197,33 @@ class Threads:
                         [value, exchange_id],
                     )
                     waiting.update(row[0] for row in rows)
+            for tool_call_id in answer.calls:
+                rows = self._db.execute(
+                    "select exchange_id from llmproxy_turns where wanted_call = ? and exchange_id > ?",
+                    [tool_call_id, exchange_id],
+                )
+                waiting.update(row[0] for row in rows)
         return waiting
 
     def _adopt(self, child: str) -> None:
         row = self._db.execute(
-            "select wanted_key, wanted_key_without_ids, session, parent_exchange_id from llmproxy_turns"
-            " where exchange_id = ? limit 1",
+            "select parent_exchange_id, wanted_key, wanted_key_without_ids, wanted_exact, wanted_call, session"
+            " from llmproxy_turns where exchange_id = ? limit 1",
             [child],
         ).fetchone()
-        parent = self._by_key(child, Key(row[0], row[1]), row[2])
-        if parent is None or parent.exchange_id == row[3]:
+        old = row[0]
+        parent = self._by_last_answer(child, Wanted(Key(row[1], row[2]), *row[3:]))
+        if parent is None or parent.exchange_id == old:
             return
         self._db.execute(
             "update llmproxy_turns set parent_turn_id = ?, parent_exchange_id = ? where exchange_id = ?",
             [parent.turn_id, parent.exchange_id, child],
         )
-        if row[3] is not None:
+        if old is not None:
             # Out of the old parent's thread, which another of its children may go on with now.
             self._move(child, self.thread_of(child), child)
-            for sibling in self._children(row[3]):
-                self._challenge(row[3], sibling.exchange_id)
+            for sibling in self._children(old):
+                self._challenge(old, sibling.exchange_id)
         self._challenge(parent.exchange_id, child)
 
     def _challenge(self, parent: str, child: str) -> None:
@@ -249,17 +290,41 @@ class Threads:
             rows = self._db.execute(sql + "parent_exchange_id = ?", [parent])
         return [_Child(*row) for row in rows.fetchall()]
 
-    def _by_key(self, exchange_id: str, key: Key, session: str | None) -> Parent | None:
+    def _by_last_answer(self, exchange_id: str, wanted: Wanted) -> Parent | None:
+        parent = self._by_key(exchange_id, wanted.key, wanted) if wanted.key is not None else None
+        if parent is None and wanted.call is not None:
+            parent = self._by_call(exchange_id, wanted.call)
+        return parent
+
+    def _by_key(self, exchange_id: str, key: Key, wanted: Wanted) -> Parent | None:
         for column, value in (("answer_key", key.with_ids), ("answer_key_without_ids", key.without_ids)):
             rows = self._db.execute(
-                f"select turn_id, exchange_id, thread_id, session from llmproxy_turns"
-                f" where {column} = ? and exchange_id < ? order by turn_id desc limit {_CANDIDATES}",
+                "select turn_id, exchange_id, thread_id, answer_key_without_ids, answer_exact, session"
+                f" from llmproxy_turns where {column} = ? and exchange_id < ?"
+                f" order by turn_id desc limit {_CANDIDATES}",
                 [value, exchange_id],
             ).fetchall()
             if rows:
-                row = next((row for row in rows if session is not None and row[3] == session), rows[0])
-                return Parent(*row[:3])
+                # Equal by one form: the other one, the answer to the letter, and the session break the tie, in this
+                # order; of those left the newest.
+                best = max(
+                    rows,
+                    key=lambda row: (
+                        row[3] == key.without_ids,
+                        row[4] == wanted.exact,
+                        wanted.session is not None and row[5] == wanted.session,
+                    ),
+                )
+                return Parent(*best[:3])
         return None
+
+    def _by_call(self, exchange_id: str, tool_call_id: str) -> Parent | None:
+        row = self._db.execute(
+            "select turn_id, exchange_id, thread_id from llmproxy_tool_calls join llmproxy_turns using (turn_id)"
+            " where tool_call_id = ? and exchange_id < ? order by turn_id desc limit 1",
+            [tool_call_id, exchange_id],
+        ).fetchone()
+        return Parent(*row) if row is not None else None
 
     def _known(self, keys: Sequence[Key]) -> list[Key]:
         """Which of the keys are some turn's answer, the longest conversation first."""

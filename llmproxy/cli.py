@@ -287,3 +287,30 @@ def stats(config_path: Path | None, database: Path | None, as_json: bool) -> Non
     except NoDatabase as exc:
         _fail(str(exc), EXIT_FAILED)
     click.echo(render(statistics, as_json=as_json))
+
+
+@main.command()
+@_config_options
+@click.option("--since", help="Only what began since: 2026-01-31, 2026-01-31T12:00, 12h, 7d.")
+def reingest(config_path: Path | None, database: Path | None, since: str | None) -> None:
+    """Read again the exchanges whose raw bytes were kept: after an upgrade, more of them may be understood.
+
+    \b
+    llmproxy reingest --since 7d
+    """
+    import sqlite3
+
+    from llmproxy.reingest import parse_since
+    from llmproxy.reingest import reingest as read_again
+
+    capture = _load(config_path, capture__database=database).capture
+    try:
+        if since is not None:
+            parse_since(since)
+    except ValueError:
+        _fail(f"--since {since!r} is no time; write 2026-01-31, 2026-01-31T12:00, 12h or 7d", EXIT_WRONG_USAGE)
+    try:
+        done = read_again(capture, since)
+    except (sqlite3.Error, OSError) as exc:
+        _fail(f"{capture.database_path}: {exc}", EXIT_FAILED)
+    click.echo(f"{done.read} exchanges read again: {done.new_turns} new turns, {done.without_turn} without one still")

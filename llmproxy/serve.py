@@ -299,7 +299,7 @@ class _NotACut(logging.Filter):
 
 
 def set_up_logging(level: int = logging.INFO) -> None:
-    """Log to standard error, one line a message. Libraries only speak of trouble: some log URLs, which may hold keys."""
+    """Log to standard error, one line a message. Libraries speak of trouble only: some log URLs, which may hold keys."""
     logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(levelname)s %(name)s: %(message)s", force=True)
     logging.getLogger("llmproxy").setLevel(level)
     logging.getLogger("uvicorn.error").addFilter(_NotACut())

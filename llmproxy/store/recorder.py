@@ -59,6 +59,12 @@ class DatabaseRecorder:
         )
         insert(self._db.conn, "llmproxy_exchanges", row)
 
+    def rewrite(self, exchange: Exchange, reading: Reading) -> None:
+        """Write an exchange anew that is in the database, with what is made of it now. Its raw bodies stay."""
+        self._threads.remove(exchange.id)
+        self._db.conn.execute("delete from llmproxy_exchanges where id = ?", [exchange.id])
+        self.write(exchange, reading)
+
     def _write_turn(self, exchange: Exchange, turn: Turn) -> str:
         parent = self._threads.pointed_at(exchange.id, turn)
         input = _effective_input(turn, self._turns.history(parent.turn_id)) if parent else list(turn.input)

@@ -179,6 +179,10 @@ class Threads:
             self._adopt(child)
         self._point(self.thread_of(exchange_id))
 
+    def remove(self, exchange_id: str) -> None:
+        """Take a turn out of the index, to enter it anew."""
+        self._db.execute("delete from llmproxy_turns where exchange_id = ?", [exchange_id])
+
     def thread_of(self, exchange_id: str) -> str:
         """The thread that an exchange's turns are in."""
         return self._column(exchange_id, "thread_id") or exchange_id

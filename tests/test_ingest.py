@@ -1,0 +1,265 @@
+"""Ingest: from the spool into the database and to the hooks, whatever stands in the way."""
+
+import asyncio
+import json
+import sqlite3
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import llmproxy.ingest
+from llmproxy.capture.exchange import Exchange
+from llmproxy.capture.spool import SpoolWriter
+from llmproxy.capture.tee import RequestHead, Tee
+from llmproxy.config import CaptureConfig, ConfigError
+from llmproxy.ingest import Hook, Ingester, SpoolLock, load_hooks
+from llmproxy.metrics import Metrics
+from llmproxy.reconstruct import Reconstruction
+from llmproxy.reconstruct.turn import Turn
+from llmproxy.reingest import parse_since, reingest
+
+
+def capture(tmp_path: Path, **settings: Any) -> CaptureConfig:
+    return CaptureConfig(database=tmp_path / "logs.db", spool=tmp_path / "spool", **settings)
+
+
+def request(text: str) -> bytes:
+    return json.dumps({"model": "m", "messages": [{"role": "user", "content": text}]}).encode()
+
+
+def response(text: str) -> bytes:
+    choice = {"index": 0, "message": {"role": "assistant", "content": text}, "finish_reason": "stop"}
+    return json.dumps({"id": "c", "object": "chat.completion", "model": "m", "choices": [choice]}).encode()
+
+
+def record(writer: SpoolWriter, text: str, answer: bytes | None = None, *, ended: bool = True) -> None:
+    tee = Tee(writer, Metrics(), max_body_bytes=1 << 20)
+    headers = [(b"content-type", b"application/json")]
+    recording = tee.begin(RequestHead("up", None, "POST", b"/v1/chat/completions", headers))
+    recording.request_body(request(text))
+    recording.request_written()
+    if ended:
+        recording.response(200, headers)
+        recording.response_body(response(f"re: {text}") if answer is None else answer)
+        recording.end("complete")
+
+
+async def ingest(settings: CaptureConfig, hooks: list[Hook] | None = None, patience: float = 0.3) -> bool:
+    ingester = Ingester(settings, hooks or [])
+    try:
+        return await ingester.drain(patience=patience)
+    finally:
+        ingester.close()
+
+
+def rows(settings: CaptureConfig, sql: str) -> list[tuple[Any, ...]]:
+    connection = sqlite3.connect(settings.database_path)
+    try:
+        return connection.execute(sql).fetchall()
+    finally:
+        connection.close()
+
+
+def recorded(settings: CaptureConfig, *texts: str) -> None:
+    async def run() -> None:
+        writer = SpoolWriter(settings.spool_path)
+        for text in texts:
+            record(writer, text)
+        writer.close()
+
+    asyncio.run(run())
+
+
+def test_what_is_read_twice_is_written_once(tmp_path: Path) -> None:
+    settings = capture(tmp_path)
+
+    async def run() -> None:
+        writer = SpoolWriter(settings.spool_path)
+        record(writer, "one")
+        for _ in range(3):
+            assert await ingest(settings)
+            for ack in settings.spool_path.glob("*.ack"):
+                ack.unlink()  # as if the ingester had been killed between the commit and its note of it
+        record(writer, "two")
+        assert await ingest(settings)
+        writer.close()
+        assert await ingest(settings)
+
+    asyncio.run(run())
+    assert rows(settings, "select count(*) from llmproxy_exchanges") == [(2,)]
+    assert rows(settings, "select count(*) from turns") == [(2,)]
+    assert list(settings.spool_path.glob("*.spool")) == []
+
+
+def test_what_is_in_flight_is_left_alone_until_its_writer_is_gone(tmp_path: Path) -> None:
+    settings = capture(tmp_path)
+
+    async def run() -> None:
+        writer = SpoolWriter(settings.spool_path)
+        record(writer, "in flight", ended=False)
+        record(writer, "done")
+        assert await ingest(settings)
+        assert rows(settings, "select outcome from llmproxy_exchanges") == [("complete",)]
+        writer.close()
+        assert await ingest(settings)
+
+    asyncio.run(run())
+    found = rows(
+        settings, "select outcome, turn_id is null, request_body from llmproxy_exchanges order by outcome desc"
+    )
+    assert found == [("interrupted", 1, request("in flight")), ("complete", 0, None)]
+
+
+def test_hooks_are_given_each_turn_and_are_kept_apart(tmp_path: Path) -> None:
+    settings = capture(tmp_path)
+    recorded(settings, "one", "two")
+    given: list[tuple[str, str]] = []
+    failures: list[str] = []
+
+    async def good(turn: Turn, exchange: Exchange) -> None:
+        text = turn.outputs[0].messages[0].to_dict()["parts"][0]["text"]  # type: ignore[typeddict-item]
+        given.append((exchange.id, text))
+
+    async def bad(turn: Turn, exchange: Exchange) -> None:
+        failures.append(exchange.id)
+        raise RuntimeError("a hook of somebody else's")
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(asyncio, "sleep", lambda seconds, sleep=asyncio.sleep: sleep(0))
+        assert asyncio.run(ingest(settings, [bad, good]))
+    ids = [row[0] for row in rows(settings, "select id from llmproxy_exchanges order by rowid")]
+    assert given == [(ids[0], "re: one"), (ids[1], "re: two")]
+    assert failures == [ids[0]] * 3 + [ids[1]] * 3
+    assert rows(settings, "select count(*) from turns") == [(2,)]
+
+
+@pytest.mark.parametrize("name", ["no_such_module:f", "json:no_such_name", "json:__doc__"])
+def test_hooks_that_cannot_be_loaded_are_named(name: str) -> None:
+    with pytest.raises(ConfigError, match=r"capture.hooks: " + name):
+        load_hooks([name])
+
+
+def test_a_mistake_of_ours_costs_neither_the_exchange_nor_its_neighbours(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = capture(tmp_path)
+    recorded(settings, "one", "poison", "three")
+
+    class Broken(Reconstruction):
+        def __init__(self, *args: Any, **kwargs: Any) -> None:
+            if b"poison" in kwargs["request_body"]:
+                raise AttributeError("a bug")
+            super().__init__(*args, **kwargs)
+
+    monkeypatch.setattr(llmproxy.ingest, "Reconstruction", Broken)
+    assert asyncio.run(ingest(settings))
+    found = rows(settings, "select reason, turn_id is null, request_body from llmproxy_exchanges order by rowid")
+    assert found == [
+        (None, 0, None),
+        ("internal error: AttributeError", 1, request("poison")),
+        (None, 0, None),
+    ]
+    monkeypatch.undo()
+    done = reingest(settings, None)
+    assert (done.read, done.new_turns, done.without_turn) == (1, 1, 0)
+    assert rows(settings, "select count(*) from turns") == [(3,)]
+    assert rows(settings, "select count(*) from llmproxy_exchanges where turn_id is not null") == [(3,)]
+
+
+def test_a_turn_that_the_store_refuses_is_kept_raw(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    settings = capture(tmp_path)
+    recorded(settings, "one", "poison")
+    write_turn = llmproxy.store.llm_store.TurnStore.write_turn
+
+    def refuse(self: Any, turn: Turn, *args: Any, **kwargs: Any) -> None:
+        if b"poison" in str(turn.input).encode():
+            raise OverflowError("too large for SQLite")
+        write_turn(self, turn, *args, **kwargs)
+
+    monkeypatch.setattr(llmproxy.store.llm_store.TurnStore, "write_turn", refuse)
+    assert asyncio.run(ingest(settings))
+    found = rows(settings, "select reason, turn_id is null from llmproxy_exchanges order by rowid")
+    assert found == [(None, 0), ("internal error: OverflowError", 1)]
+    assert rows(settings, "select count(*) from threads") == [(1,)]
+    assert rows(settings, "select count(*) from llmproxy_turns") == [(1,)]
+
+
+def test_a_record_that_makes_no_sense_is_kept_aside(tmp_path: Path) -> None:
+    settings = capture(tmp_path)
+
+    async def run() -> None:
+        writer = SpoolWriter(settings.spool_path)
+        segment = writer.begin()
+        writer.append(segment, b"request", b"0" * 26, 0, b"another version's request")
+        writer.append(segment, b"end", b"0" * 26, 0, b"outcome: unheard-of")
+        writer.release(segment)
+        record(writer, "good")
+        writer.close()
+        assert await ingest(settings)
+
+    asyncio.run(run())
+    found = rows(settings, "select id, reason from llmproxy_exchanges order by rowid")
+    assert found[0][0] == "0" * 26 and found[0][1].startswith("spool record unreadable")
+    assert found[1][1] is None
+    (kept,) = (settings.spool_path / "damaged").iterdir()
+    assert b"another version's request" in kept.read_bytes()
+
+
+@pytest.fixture
+def locked(tmp_path: Path) -> Iterator[Callable[[], None]]:
+    """A database that somebody else holds, and what lets it go."""
+    connection = sqlite3.connect(tmp_path / "logs.db", isolation_level=None)
+    connection.execute("create table theirs (x)")
+    connection.execute("begin exclusive")
+    yield lambda: connection.rollback()
+    connection.close()
+
+
+def test_a_locked_database_leaves_everything_in_the_spool(tmp_path: Path, locked: Callable[[], None]) -> None:
+    settings = capture(tmp_path)
+    recorded(settings, "one", "two")
+    assert not asyncio.run(ingest(settings, patience=0.0))
+    locked()
+    assert asyncio.run(ingest(settings))
+    assert rows(settings, "select count(*) from turns") == [(2,)]
+
+
+def test_one_ingester_at_a_time(tmp_path: Path) -> None:
+    one, two = SpoolLock(tmp_path), SpoolLock(tmp_path)
+    assert one.acquire() and not two.acquire()
+    one.close()
+    assert two.acquire()
+    two.close()
+
+
+def test_raw_bodies_are_kept_as_configured(tmp_path: Path) -> None:
+    for raw, kept in (("all", [(1,), (1,)]), ("failed", [(0,), (1,)]), ("none", [(0,), (0,)])):
+        settings = capture(tmp_path / raw, raw=raw)
+
+        async def run(settings: CaptureConfig = settings) -> None:
+            writer = SpoolWriter(settings.spool_path)
+            record(writer, "good")
+            record(writer, "bad", b"this is no JSON")
+            writer.close()
+            assert await ingest(settings)
+
+        asyncio.run(run())
+        assert rows(settings, "select response_body is not null from llmproxy_exchanges order by rowid") == kept
+
+
+def test_files_are_for_their_owner_alone(tmp_path: Path) -> None:
+    settings = capture(tmp_path / "made")
+    recorded(settings, "one")
+    assert asyncio.run(ingest(settings))
+    assert settings.database_path.stat().st_mode & 0o777 == 0o600
+    assert settings.spool_path.stat().st_mode & 0o777 == 0o700
+
+
+def test_since() -> None:
+    assert parse_since("2026-01-31") == "2026-01-31T00:00:00+00:00"
+    assert parse_since("2026-01-31T12:00+01:00") == "2026-01-31T11:00:00+00:00"
+    assert parse_since("7d") < parse_since("12h") < parse_since("5m")
+    with pytest.raises(ValueError):
+        parse_since("yesterday")

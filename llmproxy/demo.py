@@ -74,12 +74,10 @@ class _Show(threading.Thread):
             "model": "mock",
             "stream": True,
             "messages": [{"role": "user", "content": QUESTION}],
-            "mock": {"answer": ANSWER, "chunk_delay": 0.04},
         }
+        headers = {"user-agent": agent, "x-mock-answer": ANSWER, "x-mock-chunk-delay": "0.04"}
         with httpx2.Client(trust_env=False, timeout=10) as client:
-            with client.stream(
-                "POST", f"{self._url}/chat/completions", json=request, headers={"user-agent": agent}
-            ) as response:
+            with client.stream("POST", f"{self._url}/chat/completions", json=request, headers=headers) as response:
                 if response.status_code != 200:
                     raise DemoError(f"the answer was {response.status_code}: {response.read().decode()[:200]}")
                 for line in response.iter_lines():

@@ -184,13 +184,21 @@ def test_kill_9_of_the_server_loses_nothing_that_a_client_has(tmp_path: Path) ->
             assert httpx2.post(f"{program.url}/v1/chat/completions", json=request).status_code == 200
         slow = {"messages": [{"role": "user", "content": "in flight"}], "stream": True, "mock": {"chunk_delay": 60}}
         with httpx2.stream("POST", f"{program.url}/v1/chat/completions", json=slow) as response:
-            next(response.iter_raw())
+            pieces = response.iter_raw()
+            next(pieces)
+            # What passed is on disk a moment later.
+            eventually(lambda: b"@response_body " in last_segment(program), "the first piece in the spool")
             program.process.kill()
             program.process.wait()
     # The ingester outlives the server, drains and ends; nobody restarts anything.
     rows = program.exchanges(6, "outcome, status")
     assert rows == [("complete", 200)] * 5 + [("interrupted", 200)]
     assert len({row[0] for row in program.query("select id from llmproxy_exchanges")}) == 6
+
+
+def last_segment(program: Program) -> bytes:
+    segments = sorted((program.home / "llmproxy" / "spool").glob("*.spool"))
+    return segments[-1].read_bytes().rpartition(b"@request ")[2]
 
 
 def test_kill_9_of_the_ingester_is_mended(tmp_path: Path) -> None:
@@ -347,7 +355,8 @@ def test_a_second_signal_ends_at_once(tmp_path: Path) -> None:
     with serving(tmp_path, *MOCK, environment={"LLMPROXY_SHUTDOWN_GRACE": "600"}) as program:
         request = {"messages": [{"role": "user", "content": "x"}], "stream": True, "mock": {"chunk_delay": 60}}
         with httpx2.stream("POST", f"{program.url}/v1/chat/completions", json=request, timeout=30) as response:
-            next(response.iter_raw())
+            pieces = response.iter_raw()
+            next(pieces)
             program.process.send_signal(signal.SIGINT)
             # The first signal was taken when the door is closed.
             eventually(lambda: not accepts(program.port), "the closed door")

@@ -1,0 +1,78 @@
+"""The README and the other pages say what is true: their snippets run."""
+
+import re
+import sqlite3
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+import llmproxy
+from llmproxy.cli import main
+from llmproxy.config import load
+from tests.store.conversations import Recordings, assistant, user
+
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+
+
+def snippets(language: str) -> list[str]:
+    return re.findall(rf"```{language}\n(.*?)```", README, re.S)
+
+
+def test_the_queries_run() -> None:
+    recordings = Recordings()
+    first = recordings.exchange([user("q")], assistant("a"))
+    recordings.exchange([user("q"), assistant("a"), user("q2")], assistant("a2"))
+    recordings.write()
+    queries = snippets("sql")
+    assert len(queries) == 3
+    results = [recordings.db.execute(query).fetchall() for query in queries]
+    assert results[0][0][:3] == ("up", "m", 2)
+    assert results[1] == []
+    assert results[2] == [(first, "q", None, 2)]
+
+
+def test_the_configuration_loads(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DEEPSEEK_API_KEY", "sk-x")
+    (snippet,) = snippets("yaml")
+    (tmp_path / "config.yaml").write_text(snippet)
+    config = load(tmp_path / "config.yaml")
+    assert list(config.upstreams) == ["openai", "anthropic", "deepseek"]
+    assert config.upstreams["deepseek"].default_headers == {"Authorization": "Bearer sk-x"}
+
+
+def test_the_hook_loads(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from llmproxy.ingest import load_hooks
+
+    (snippet,) = snippets("python")
+    (tmp_path / "my_hooks.py").write_text(snippet)
+    monkeypatch.syspath_prepend(tmp_path)
+    (hook,) = load_hooks(["my_hooks:tell"])
+    assert hook.__annotations__["turn"] is llmproxy.Turn
+    sys.modules.pop("my_hooks")
+
+
+def test_every_command_that_is_named_exists() -> None:
+    text = README + (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    named = set(re.findall(r"llmproxy ([a-z]+)(?= |`|$|\n)", text)) - {"needs", "neither", "adds", "wants", "is", "listens"}
+    assert named - set(main.commands) == set()
+
+
+def test_every_command_has_help_with_an_example() -> None:
+    for name, command in main.commands.items():
+        assert f"llmproxy {name}" in (command.help or ""), name
+
+
+def test_every_file_that_is_named_exists() -> None:
+    for path in re.findall(r"`((?:tests|llmproxy|docs|benchmarks|reconstruct|store)/[\w/.]*)`", README):
+        assert (ROOT / path).exists() or (ROOT / "llmproxy" / path).exists(), path
+
+
+def test_the_example_of_everything_is_yaml() -> None:
+    assert isinstance(yaml.safe_load((ROOT / "config.example.yaml").read_text(encoding="utf-8")), dict)
+
+
+def test_sqlite_is_new_enough() -> None:
+    assert sqlite3.sqlite_version_info >= (3, 35)

@@ -15,6 +15,7 @@ from llmproxy.config import Config, ConfigError, UpstreamConfig
 from llmproxy.errors import ProxyError
 from llmproxy.headers import Header
 from llmproxy.transports.asgi import ASGIApp, ASGITransport
+from llmproxy.transports.http1 import HTTP1Transport
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,7 +81,7 @@ async def open_upstreams(config: Config) -> AsyncIterator[Upstreams]:
                 transport = await stack.enter_async_context(_proxied_transport(proxy, name))
             else:
                 if direct is None:
-                    direct = await stack.enter_async_context(_direct_transport())
+                    direct = await stack.enter_async_context(HTTP1Transport())
                 transport = direct
             upstreams[name] = make_upstream(name, upstream, transport)
         yield Upstreams(upstreams, config.default_upstream_name)
@@ -152,12 +153,6 @@ def load_app(import_string: str, options: Mapping[str, Any], name: str) -> ASGIA
         return found(dict(options)) if parameters else found()  # type: ignore[no-any-return]
     except (ValueError, TypeError) as exc:  # pydantic's ValidationError is a ValueError
         raise ConfigError(f"upstreams.{name}.options: {import_string} refuses them: {exc}") from exc
-
-
-def _direct_transport() -> httpx2.AsyncBaseTransport:
-    return httpx2.AsyncHTTPTransport(
-        limits=httpx2.Limits(max_connections=None, max_keepalive_connections=None, keepalive_expiry=30)
-    )
 
 
 def _proxied_transport(proxy: str, name: str) -> httpx2.AsyncBaseTransport:

@@ -1,0 +1,293 @@
+"""One HTTP/1.1 connection to an upstream: an asyncio protocol around httptools' parser (llhttp).
+
+It carries one exchange at a time. What the parser says is kept until somebody asks for it; nothing here runs in a task
+of its own, and what one read of the socket brought is handed out as one piece.
+"""
+
+import asyncio
+import select
+from collections.abc import Callable
+from typing import cast
+
+import httptools
+import httpx2
+
+from llmproxy.headers import Header
+
+# Unread body above this stops the reading of the socket, and with it the upstream (TCP's back-pressure).
+MAX_UNREAD_BYTES = 256 * 1024
+MAX_HEAD_BYTES = 64 * 1024
+MAX_INTERIM_RESPONSES = 16
+
+
+class Connection(asyncio.Protocol):
+    """A connection. `release` is called once when an exchange has ended well and the connection can take another."""
+
+    def __init__(
+        self, peer: str, release: Callable[["Connection"], None], discard: Callable[["Connection"], None]
+    ) -> None:
+        self.peer = peer
+        self._release = release
+        self._discard = discard
+        self._loop = asyncio.get_running_loop()
+        self._transport: asyncio.Transport | None = None
+        self._poll = select.poll()
+        self._parser = httptools.HttpResponseParser(self)
+        self._waiter: asyncio.Future[None] | None = None
+        self._drained: asyncio.Future[None] | None = None
+        self._timer: asyncio.TimerHandle | None = None
+        self._deadline = 0.0
+        self.closed = False
+        self.idle_since = 0.0
+        self._begin("")
+
+    def _begin(self, method: str) -> None:
+        self._method = method
+        self.status = 0
+        self.reason = b""
+        self.headers: list[Header] = []
+        self._lengths: set[bytes] = set()
+        self._chunked = False
+        self._head_bytes = 0
+        self._interim = 0
+        self.head_complete = False
+        self.complete = False
+        self._until_close = False
+        self._keep_alive = False
+        self._pieces: list[bytes] = []
+        self._unread = 0
+        self._reading_paused = False
+        self.sending = False
+        self.failure: Exception | None = None
+
+    # -- asyncio.Protocol
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = cast(asyncio.Transport, transport)  # uvloop's are no subclasses
+        self._poll.register(transport.get_extra_info("socket").fileno(), select.POLLIN)
+
+    def data_received(self, data: bytes) -> None:
+        if self.complete or not self._method:
+            # Bytes that no request asked for: the connection cannot be trusted with the next one (RFC 9112 section 9).
+            self.abort()
+            return
+        if not self.head_complete:
+            self._head_bytes += len(data)
+        try:
+            self._parser.feed_data(data)
+        except httptools.HttpParserUpgrade:
+            self._fail(httpx2.RemoteProtocolError(f"{self.peer} switched protocols, which nobody asked for"))
+        except httptools.HttpParserError as exc:
+            if self.complete:
+                self.abort()  # rubbish behind a whole response, or the body of an answer to HEAD
+            else:
+                cause = exc.__context__ if isinstance(exc.__context__, httpx2.RemoteProtocolError) else None
+                self._fail(cause or httpx2.RemoteProtocolError(f"{self.peer} does not speak HTTP/1.1: {exc}"))
+        if not self.head_complete and self._head_bytes > MAX_HEAD_BYTES:
+            self._fail(httpx2.RemoteProtocolError(f"{self.peer} sent a head of more than {MAX_HEAD_BYTES} bytes"))
+        if self._unread > MAX_UNREAD_BYTES and not self._reading_paused and self._transport is not None:
+            self._reading_paused = True
+            self._transport.pause_reading()
+        self._wake()
+
+    def eof_received(self) -> bool:
+        if self._until_close and self.head_complete:
+            self.complete = True
+            self._wake()
+        return False
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self.closed = True
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        if not self.complete and self._method and self.failure is None:
+            if self._until_close and self.head_complete and exc is None:
+                self.complete = True
+            elif exc is not None:
+                self.failure = httpx2.ReadError(f"the connection to {self.peer} broke: {exc}")
+            else:
+                what = "in the middle of its response" if self.head_complete else "without a response"
+                self.failure = httpx2.RemoteProtocolError(f"{self.peer} closed the connection {what}")
+        self._discard(self)
+        self._wake()
+        self.resume_writing()
+
+    def pause_writing(self) -> None:
+        self._drained = self._loop.create_future()
+
+    def resume_writing(self) -> None:
+        drained, self._drained = self._drained, None
+        if drained is not None and not drained.done():
+            drained.set_result(None)
+
+    # -- httptools' callbacks
+
+    def on_status(self, status: bytes) -> None:
+        self.reason += status
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        if self.head_complete:
+            return  # a trailer (RFC 9112 section 7.1.2); it may be dropped
+        length = len(name)
+        if length == 14 and name.lower() == b"content-length":
+            self._lengths.update(part.strip() for part in value.split(b","))
+        elif length == 17 and name.lower() == b"transfer-encoding":
+            self._chunked = True
+            if value.strip().lower() != b"chunked":
+                raise httpx2.RemoteProtocolError(f"{self.peer} uses a transfer coding that is not chunked")
+        self.headers.append((name, value))
+
+    def on_headers_complete(self) -> None:
+        status = self._parser.get_status_code()
+        if status < 200:
+            self._interim += 1
+            if self._interim > MAX_INTERIM_RESPONSES:
+                raise httpx2.RemoteProtocolError(f"{self.peer} sends interim responses without end")
+            self.headers, self._lengths, self._chunked, self.reason = [], set(), False, b""
+            self._head_bytes = 0
+            return
+        if self._lengths and (self._chunked or len(self._lengths) > 1):
+            # RFC 9112 section 6.3: two framings are how responses are smuggled.
+            raise httpx2.RemoteProtocolError(f"{self.peer} frames its response in two ways")
+        self.status = status
+        self.head_complete = True
+        self._keep_alive = self._parser.should_keep_alive()
+        if self._method == "HEAD":
+            # The parser cannot be told that no body follows, so it is left where it is.
+            self._parser = httptools.HttpResponseParser(self)
+            self.complete = True
+            self._keep_alive = b"close" not in (httpx2.Headers(self.headers).get("connection") or "").lower().encode()
+        elif not self._chunked and not self._lengths and status not in (204, 304):
+            self._until_close = True
+            self._keep_alive = False
+
+    def on_body(self, body: bytes) -> None:
+        self._pieces.append(body)
+        self._unread += len(body)
+
+    def on_message_complete(self) -> None:
+        if self.head_complete:
+            self.complete = True
+
+    # -- for the transport
+
+    def usable(self) -> bool:
+        """Whether an idle connection can take a request: open, and with nothing to read, not even its end."""
+        return (
+            not self.closed
+            and self._transport is not None
+            and not self._transport.is_closing()
+            and not self._poll.poll(0)
+        )
+
+    def begin(self, method: str, data: bytes) -> None:
+        """Send a request's head and as much of its body as is known."""
+        self._begin(method)
+        assert self._transport is not None
+        self._transport.write(data)
+
+    async def write(self, data: bytes, timeout: float | None) -> None:
+        """Send more of the body; waits while the upstream does not take it."""
+        if self.closed or self._transport is None:
+            raise httpx2.WriteError(f"{self.peer} closed the connection while the request was sent")
+        self._transport.write(data)
+        self._deadline = max(self._deadline, self._loop.time())
+        if self._drained is not None:
+            try:
+                async with asyncio.timeout(timeout):
+                    await asyncio.shield(self._drained)
+            except TimeoutError:
+                raise httpx2.WriteTimeout(f"{self.peer} did not take the request for {timeout:g} seconds") from None
+
+    async def wait_head(self, timeout: float | None) -> None:
+        """Wait for the response's head. Raises what went wrong."""
+        while not self.head_complete:
+            if self.failure is not None:
+                raise self.failure
+            await self._wait(timeout)
+
+    async def read(self, timeout: float | None) -> bytes:
+        """What has come of the body since the last call; b"" at its end. Raises what went wrong."""
+        while not self._pieces:
+            if self.complete:
+                self.finish()
+                return b""
+            if self.failure is not None:
+                raise self.failure
+            await self._wait(timeout)
+        piece = self._pieces[0] if len(self._pieces) == 1 else b"".join(self._pieces)
+        self._pieces = []
+        self._unread = 0
+        if self._reading_paused and self._transport is not None and not self.closed:
+            self._reading_paused = False
+            self._transport.resume_reading()
+        if self.complete:
+            self.finish()
+        return piece
+
+    @property
+    def ended(self) -> bool:
+        """Whether the response is whole and all of it was read."""
+        return self.complete and not self._pieces
+
+    def finish(self) -> None:
+        """The response was read to its end: the connection is free, if it may be used again."""
+        if self._method:
+            self._method = ""
+            if self._keep_alive and not self.sending and not self.closed:
+                self._release(self)
+            else:
+                self.abort()
+
+    def abort(self) -> None:
+        """Close at once; what is not sent is dropped."""
+        self._method = ""
+        if self._transport is not None and not self.closed:
+            self._transport.abort()
+
+    def close(self) -> None:
+        """Close an idle connection."""
+        self._method = ""
+        if self._transport is not None:
+            self._transport.close()
+
+    def fail(self, exc: Exception) -> None:
+        """The sending of the request went wrong: whoever waits for the response learns it, unless there is one."""
+        if not self.head_complete:
+            self._fail(exc)
+
+    def _fail(self, exc: Exception) -> None:
+        if self.failure is None:
+            self.failure = exc
+        if self._transport is not None:
+            self._transport.abort()
+        self._wake()
+
+    def _wake(self) -> None:
+        waiter = self._waiter
+        if waiter is not None and (self.head_complete or self.failure is not None):
+            self._waiter = None
+            if not waiter.done():
+                waiter.set_result(None)
+
+    async def _wait(self, timeout: float | None) -> None:
+        self._waiter = self._loop.create_future()
+        if timeout is not None:
+            self._deadline = self._loop.time() + timeout
+            if self._timer is None:
+                self._timer = self._loop.call_at(self._deadline, self._check_deadline, timeout)
+        try:
+            await self._waiter
+        finally:
+            self._waiter = None
+
+    def _check_deadline(self, timeout: float) -> None:
+        # One timer for all waits: it looks whether its time has really come, and else sleeps on.
+        self._timer = None
+        if self._waiter is None or self.closed:
+            return
+        if self._loop.time() >= self._deadline:
+            self._fail(httpx2.ReadTimeout(f"{self.peer} was silent for {timeout:g} seconds"))
+        else:
+            self._timer = self._loop.call_at(self._deadline, self._check_deadline, timeout)

@@ -1,0 +1,83 @@
+"""Reasoning in chat completions, which every provider sends in a field of its own."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from llm.parts import ReasoningPart
+
+from llmproxy.reconstruct.json_values import Notes, namespaced, objects, string
+
+# DeepSeek and most others; OpenRouter, Groq, Ollama and others.
+REASONING_FIELDS = ("reasoning_content", "reasoning")
+
+# The field that holds a detail's text, by the detail's type. Encrypted ones come whole.
+_DETAIL_TEXT = {"reasoning.text": "text", "reasoning.summary": "summary"}
+
+
+def reasoning_parts(message: Mapping[str, Any], notes: Notes) -> list[ReasoningPart]:
+    """The reasoning of a message, once, however many fields repeat it. OpenRouter's details can be sent back."""
+    details = objects(message.get("reasoning_details"), "reasoning_details", notes)
+    said: dict[str, str] = {}  # text -> the first field that says it
+    for field in REASONING_FIELDS:
+        text = string(message.get(field), field, notes)
+        if text:
+            said.setdefault(text, field)
+    parts = [ReasoningPart(text, provider_metadata={"openai": {"field": field}}) for text, field in said.items()]
+    if details:
+        if not parts:
+            text = "".join(_detail_text(detail) for detail in details)
+            parts.append(ReasoningPart(text, redacted=not text))
+        metadata = (parts[0].provider_metadata or {}).get("openai", {})
+        parts[0].provider_metadata = namespaced("openai", {**metadata, "reasoning_details": details})
+    return parts
+
+
+def _detail_text(detail: Mapping[str, Any]) -> str:
+    kind = detail.get("type")
+    text = detail.get(_DETAIL_TEXT.get(kind, "text")) if isinstance(kind, str) else None
+    return text if isinstance(text, str) else ""
+
+
+class ReasoningDetails:
+    """Puts together the `reasoning_details` of deltas: text goes on where type and index, or id, are the same."""
+
+    def __init__(self) -> None:
+        self._details: list[dict[str, Any]] = []
+        self._texts: list[list[str]] = []
+
+    def take(self, detail: Mapping[str, Any]) -> None:
+        kind = detail.get("type")
+        field = _DETAIL_TEXT.get(kind) if isinstance(kind, str) else None
+        position = self._position(detail) if field is not None else None
+        if position is None or field is None:
+            text = detail.get(field) if field is not None else None
+            self._details.append(dict(detail))
+            self._texts.append([text] if isinstance(text, str) else [])
+            return
+        open_detail = self._details[position]
+        for key, value in detail.items():
+            if key == field:
+                if isinstance(value, str):
+                    self._texts[position].append(value)
+            elif value is not None:  # the signature comes with the last one
+                open_detail[key] = value
+
+    def body(self) -> list[dict[str, Any]]:
+        """The details as they would have come unstreamed."""
+        joined = zip(self._details, self._texts, strict=True)
+        return [
+            {**detail, **({_DETAIL_TEXT[detail["type"]]: "".join(texts)} if texts else {})} for detail, texts in joined
+        ]
+
+    def _position(self, detail: Mapping[str, Any]) -> int | None:
+        """Which of the details goes on: the newest of the same type, unless its index or id says it is another."""
+        for position in reversed(range(len(self._details))):
+            earlier = self._details[position]
+            if earlier.get("type") != detail.get("type"):
+                continue
+            if all(
+                earlier.get(key) is None or detail.get(key) is None or earlier[key] == detail[key]
+                for key in ("index", "id")
+            ):
+                return position
+        return None

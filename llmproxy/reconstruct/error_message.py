@@ -1,0 +1,16 @@
+"""What a provider says went wrong, in any of the shapes that errors have: as a body, or inside a stream."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from llmproxy.reconstruct.json_values import dump
+
+
+def error_message(said: Mapping[str, Any]) -> str:
+    """The message of an object with an `error` (an object or a text), or of one that is the error itself."""
+    error = said.get("error") or said
+    if isinstance(error, dict):
+        for key in ("message", "detail", "code", "type"):
+            if isinstance(error.get(key), str) and error[key]:
+                return str(error[key])
+    return error if isinstance(error, str) else dump(error)

@@ -1,0 +1,57 @@
+"""Making values storable: what JSON can say and neither UTF-8 nor SQLite can hold."""
+
+import dataclasses
+import math
+from typing import Any, TypeVar
+
+from llmproxy.reconstruct.json_values import Notes
+
+T = TypeVar("T")
+
+
+def storable(value: T, notes: Notes) -> T:
+    """`value` (JSON, and dataclasses, tuples and lists of it) with all strings encodable and all numbers finite.
+
+    A JSON escape may stand for half a surrogate pair. Where both halves are there (a delta ended between them) they are
+    joined; a lone one becomes U+FFFD, noted. NUL is kept. What needs no change is returned as it is, not copied.
+    """
+    return _storable(value, notes)  # type: ignore[no-any-return]
+
+
+def storable_text(text: str, notes: Notes) -> str:
+    """`storable` for one string."""
+    try:
+        text.encode()
+        return text
+    except UnicodeEncodeError:
+        joined = text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
+        if "\ufffd" in joined and joined.count("\ufffd") > text.count("\ufffd"):
+            notes.add("lone surrogate replaced")
+        return joined
+
+
+def _storable(value: Any, notes: Notes) -> Any:
+    if isinstance(value, str):
+        return value if value.isascii() else storable_text(value, notes)
+    if isinstance(value, float):
+        # 1e999 is valid JSON and infinite in Python, which would write it as no JSON at all.
+        if math.isfinite(value):
+            return value
+        notes.add("infinite number replaced by null")
+        return None
+    if isinstance(value, dict):
+        fields = {_storable(key, notes): _storable(item, notes) for key, item in value.items()}
+        return fields if _changed(value.keys(), fields.keys()) or _changed(value.values(), fields.values()) else value
+    if isinstance(value, list | tuple):
+        items = [_storable(item, notes) for item in value]
+        return type(value)(items) if _changed(value, items) else value
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        attributes = {name.name: getattr(value, name.name) for name in dataclasses.fields(value)}
+        kept = _storable(attributes, notes)
+        return value if kept is attributes else dataclasses.replace(value, **kept)
+    return value
+
+
+def _changed(before: Any, after: Any) -> bool:
+    # Keys that became equal shorten the second of them.
+    return len(before) != len(after) or any(old is not new for old, new in zip(before, after, strict=True))

@@ -347,12 +347,12 @@ def _resolve(value: Any, key: str, references: _References) -> Any:
 
 
 def _refuse_unknown_variables(environ: Mapping[str, str]) -> None:
-    # LLMPROXY_CONFIG names the file.
-    known = {*Config.model_fields, "config"}
+    """Refuse a variable that looks like a mistyped key of ours. Others may have their own uses for the prefix."""
+    known = {*Config.model_fields, "config"}  # LLMPROXY_CONFIG names the file
     for name in environ:
         if name.upper().startswith(ENV_PREFIX):
             key = name[len(ENV_PREFIX) :].lower().split("__")[0]
-            if key not in known:
+            if key not in known and difflib.get_close_matches(key, known, n=1):
                 raise ConfigError(f"the environment: {name}: {_unknown(key, known)}")
 
 

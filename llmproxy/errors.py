@@ -66,3 +66,8 @@ class ProxyError(Exception):
         status, headers, body = self.response()
         await send({"type": "http.response.start", "status": status, "headers": headers})
         await send({"type": "http.response.body", "body": body})
+
+
+class ResponseCut(Exception):
+    """The response broke off after it began. Raised to the server, which drops the client's connection: a cut stream
+    never looks whole (Go's `http.ErrAbortHandler` is the same idea)."""

@@ -16,18 +16,13 @@ from anyio import CancelScope
 
 from llmproxy.capture.exchange import Outcome
 from llmproxy.capture.tee import Recording, RequestHead, SpoolError, Tee
-from llmproxy.errors import ErrorCode, ProxyError
+from llmproxy.errors import ErrorCode, ProxyError, ResponseCut
 from llmproxy.guard import Caller
 from llmproxy.headers import get, request_headers, response_headers
 from llmproxy.transports.asgi import Receive, Send
 from llmproxy.upstreams import Upstream, Upstreams
 
 logger = logging.getLogger("llmproxy")
-
-
-class ResponseCut(Exception):
-    """The upstream broke off after the response began. Raised to the server, which drops the client's connection:
-    a cut stream never looks whole (Go's `http.ErrAbortHandler` is the same idea)."""
 
 
 class Forward:

@@ -3,6 +3,7 @@
 import asyncio
 import json
 import logging
+import os
 import signal
 import sys
 import time
@@ -23,7 +24,16 @@ def supervise() -> int:
     """Under `serve`: settings are the first line of standard input, its end is the signal to drain and end."""
     capture = CaptureConfig.model_validate(json.loads(sys.stdin.buffer.readline()))
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    _give_way()
     return asyncio.run(_run(capture, drain=False, until_eof=True))
+
+
+def _give_way() -> None:
+    """Run only where the processor is not wanted by others: forwarding must not wait for what can be caught up."""
+    if hasattr(os, "SCHED_IDLE"):
+        os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))
+    else:
+        os.nice(19)
 
 
 def follow(capture: CaptureConfig, *, drain: bool) -> int:

@@ -21,7 +21,7 @@ import uvicorn
 
 from llmproxy.app import App
 from llmproxy.config import CaptureConfig, Config, ConfigError
-from llmproxy.forward import ResponseCut
+from llmproxy.errors import ResponseCut
 from llmproxy.upstreams import is_loopback
 
 # Longer than what clients' pools keep an idle connection for (httpx 5 s, browsers 60 s or so): it is then the client
@@ -299,7 +299,7 @@ class _NotACut(logging.Filter):
 
 
 def set_up_logging(level: int = logging.INFO) -> None:
-    """Log to standard error, one line a message. Libraries speak of trouble only: some log URLs, which may hold keys."""
+    """Log to standard error, one line a message. Libraries speak of trouble only: some log URLs with keys."""
     logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(levelname)s %(name)s: %(message)s", force=True)
     logging.getLogger("llmproxy").setLevel(level)
     logging.getLogger("uvicorn.error").addFilter(_NotACut())

@@ -51,6 +51,12 @@ def records() -> list[Record]:
     return sorted(found, key=lambda record: (record.index, record.id))
 
 
+def fixture_records() -> list[Record]:
+    """The few records that lie in the project itself."""
+    paths = sorted((Path(__file__).parent / "fixtures").glob("*.json"))
+    return [_record(json.loads(path.read_text(encoding="utf-8"))) for path in paths]
+
+
 def references() -> dict[str, dict[str, Any]]:
     """The independent reading of each record, by its id."""
     lines = (CORPUS / "reference.jsonl").read_text(encoding="utf-8").splitlines()

@@ -135,8 +135,9 @@ class Program:
 
     def _read(self) -> None:
         assert self.process.stdout is not None
-        for line in self.process.stdout:
-            self.output.append(line)
+        with self.process.stdout as stdout:
+            for line in stdout:
+                self.output.append(line)
 
     @property
     def port(self) -> int:
@@ -153,6 +154,7 @@ class Program:
 
     def wait(self, seconds: float = 30) -> int:
         code = self.process.wait(seconds)
+        # The ingester may outlive it and hold the pipe's other end, so the reader is waited for only where it ends.
         self._reader.join(5)
         return code
 

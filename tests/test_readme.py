@@ -56,7 +56,14 @@ def test_the_hook_loads(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None
 
 def test_every_command_that_is_named_exists() -> None:
     text = README + (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
-    named = set(re.findall(r"llmproxy ([a-z]+)(?= |`|$|\n)", text)) - {"needs", "neither", "adds", "wants", "is", "listens"}
+    named = set(re.findall(r"llmproxy ([a-z]+)(?= |`|$|\n)", text)) - {
+        "needs",
+        "neither",
+        "adds",
+        "wants",
+        "is",
+        "listens",
+    }
     assert named - set(main.commands) == set()
 
 

@@ -1,143 +1,148 @@
-"""What the mock provider answers: pure functions of the request, so that tests can predict it."""
+"""What the mock provider answers: pure functions of the request, so that tests can predict it.
 
+Tokens are counted as one for each 4 characters begun, `ceil(len(text) / 4)`: of each message's text for the prompt; of
+the answer, the reasoning and each tool call's name and arguments for the completion.
+"""
+
+import hashlib
 import json
 import math
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from llmproxy.inprocess.mock_request import BadRequest, ChatRequest, Function, ToolChoice
+from llmproxy.inprocess.mock_schema import example_of
+
+WRONG_ANSWER = "I do not know."
 
 
-class BadRequest(ValueError):
-    """The request makes no sense; `param` names the field."""
-
-    def __init__(self, message: str, param: str | None = None) -> None:
-        super().__init__(message)
-        self.param = param
-
-
-class ScriptedToolCall(BaseModel):
-    """A tool call to answer with. `arguments`: an object, or a string to send as it is."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
+@dataclass(frozen=True, slots=True)
+class ToolCall:
     name: str
-    arguments: dict[str, Any] | str = Field(default_factory=dict)
+    arguments: str
     id: str | None = None
 
 
-class Script(BaseModel):
-    """What a request tells the mock to do: the object under `"mock"` in the body, `x-mock-*` header fields, or a last
-    user message that begins with `/mock {…}`."""
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """One choice of an answer. Its `chunks` joined are its text."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    chunks: tuple[str, ...]
+    finish_reason: str
+    reasoning: str = ""
+    tool_calls: tuple[ToolCall, ...] = ()
 
-    answer: str | None = None
-    chunks: list[str] | None = None  # the answer, cut just so
-    reasoning: str | None = None
-    tool_calls: list[ScriptedToolCall] | None = None
-    finish_reason: str | None = None
-    chunk_delay: float | None = Field(default=None, ge=0)  # seconds before each chunk
-    first_delay: float = Field(default=0, ge=0)  # seconds before the response
-    status: int | None = Field(default=None, ge=400, le=599)
-    error: str | None = None
-    retry_after: int | None = None
-    cut_after: int | None = Field(default=None, ge=0)  # break the connection after so many chunks
-    error_after: int | None = Field(default=None, ge=0)  # an error event after so many chunks
-    garbage: bool = False  # a body that is not JSON
-    echo_headers: bool = False  # answer with the request's header fields, as JSON
-
-
-def script_of(request: Mapping[str, Any], headers: Sequence[tuple[bytes, bytes]]) -> Script:
-    """The script of a request: header fields over the body, the body over the message. Raises `BadRequest`."""
-    told: dict[str, Any] = {}
-    messages = request.get("messages")
-    text = last_user_text(messages) if isinstance(messages, list) else ""
-    if text.startswith("/mock "):
-        try:
-            told, _ = json.JSONDecoder().raw_decode(text.removeprefix("/mock ").lstrip())
-        except ValueError as exc:
-            raise BadRequest(f"/mock is followed by a JSON object: {exc}", "messages") from None
-    for source in (told, request.get("mock") or {}):
-        if not isinstance(source, dict):
-            raise BadRequest('mock is an object, such as {"answer": "hi"}', "mock")
-    told = {**told, **(request.get("mock") or {})}
-    for name, value in headers:
-        if name.startswith(b"x-mock-"):
-            told[name.removeprefix(b"x-mock-").decode().replace("-", "_")] = _loads(value.decode("latin-1"))
-    try:
-        return Script.model_validate(told)
-    except ValidationError as exc:
-        mistake = exc.errors()[0]
-        place = ".".join(("mock", *map(str, mistake["loc"])))
-        raise BadRequest(f"{place}: {mistake['msg']}; there is: {', '.join(Script.model_fields)}", place) from None
+    @property
+    def text(self) -> str:
+        return "".join(self.chunks)
 
 
 def answer_for(messages: Sequence[Mapping[str, Any]]) -> str:
-    """The answer to a conversation.
+    """The answer to a conversation, where the request scripts none.
 
-    After a tool's result: `The tool said: RESULT`. Else: `You said: TEXT`, where TEXT is the last user message, and
-    from the second user message on `(message N)` behind it.
+    After tools' results: `The tool said: RESULT`, several results joined by `; `. Else `You said: TEXT`, where TEXT is
+    the last user message without a `/mock {…}` line, or `nothing`. Behind it stands what else there was:
+    ` (attachments: 1)` of that message, and ` (earlier messages: 2)` of the user's.
     """
-    if messages and messages[-1].get("role") in ("tool", "function"):
-        return f"The tool said: {text_of(messages[-1])}"
-    count = sum(message.get("role") == "user" for message in messages)
-    suffix = f" (message {count})" if count > 1 else ""
-    return f"You said: {last_user_text(messages)}{suffix}"
+    if results := _tool_results(messages):
+        return f"The tool said: {'; '.join(results)}"
+    users = [message for message in messages if message.get("role") == "user"]
+    if not users:
+        return "You said: nothing"
+    content = users[-1].get("content")
+    attachments = sum(part.get("type") != "text" for part in content) if isinstance(content, list) else 0
+    answer = f"You said: {split_directive(text_of(users[-1]))[1] or 'nothing'}"
+    if attachments:
+        answer += f" (attachments: {attachments})"
+    return answer + (f" (earlier messages: {len(users) - 1})" if len(users) > 1 else "")
 
 
-def tool_call_for(request: Mapping[str, Any]) -> dict[str, Any] | None:
-    """The call that a request asks for: of a required or named tool, or of one whose name the user wrote."""
-    tools = [tool.get("function") or {} for tool in request.get("tools") or [] if isinstance(tool, dict)]
-    choice = request.get("tool_choice")
-    messages = request.get("messages") or []
-    if not tools or choice == "none" or (messages and messages[-1].get("role") in ("tool", "function")):
+def split_directive(text: str) -> tuple[dict[str, Any], str]:
+    """The object behind `/mock` at a user message's start, and the text after it. Raises `BadRequest` for broken JSON.
+
+    A text that has none is given back whole.
+    """
+    if not re.match(r"\s*/mock\s*\{", text):
+        return {}, text
+    rest = text[text.index("{") :]
+    try:
+        told, end = json.JSONDecoder().raw_decode(rest)
+    except ValueError as exc:
+        raise BadRequest(
+            f"Invalid value for 'messages': /mock is followed by JSON that breaks: {exc}", "messages"
+        ) from exc
+    return told, rest[end:].strip()
+
+
+def structured_answer(request: ChatRequest) -> str | None:
+    """The answer as the response format wants it; None where it wants nothing special.
+
+    For a JSON schema the simplest value that fits; for `json_object` the plain answer under `answer`.
+    """
+    wanted = request.response_format
+    if wanted is None or wanted.type == "text":
         return None
-    named = (choice.get("function") or {}).get("name") if isinstance(choice, dict) else None
-    text = last_user_text(messages)
-    for tool in tools:
-        name = str(tool.get("name") or "")
-        if choice == "required" or name == named or (named is None and name and name in text):
-            return {"name": name, "arguments": json.dumps(example_of(tool.get("parameters") or {}))}
-    return None
+    if wanted.json_schema is not None:
+        return json.dumps(example_of(wanted.json_schema.value))
+    return json.dumps({"answer": answer_for(request.messages)})
 
 
-def example_of(schema: Any) -> Any:
-    """A value that fits a JSON schema, the simplest there is."""
-    if not isinstance(schema, dict):
-        return "text"
-    if schema.get("enum"):
-        return schema["enum"][0]
-    if "const" in schema:
-        return schema["const"]
-    for key in ("anyOf", "oneOf", "allOf"):
-        if schema.get(key):
-            return example_of(schema[key][0])
-    kind = schema.get("type")
-    kind = kind[0] if isinstance(kind, list) and kind else kind
-    if kind == "object" or "properties" in schema:
-        return {name: example_of(value) for name, value in (schema.get("properties") or {}).items()}
-    if kind == "array":
-        return [example_of(schema.get("items"))]
-    return {"integer": 1, "number": 1.5, "boolean": True, "null": None}.get(str(kind), "text")
+def tool_calls_for(request: ChatRequest) -> list[ToolCall]:
+    """The calls that a request asks for: of the functions that the last user message names, and with `tool_choice`
+    of the named one, or if it is `required` at least of the first. None after a tool's result."""
+    functions = [tool.function for tool in request.tools or () if tool.function is not None]
+    choice = request.tool_choice
+    if not request.tools and (choice == "required" or isinstance(choice, ToolChoice)):
+        raise BadRequest("Invalid value for 'tool_choice': it is only allowed with 'tools'.", "tool_choice")
+    chosen = [function for function in functions if _mentions(last_user_text(request.messages), function.name)]
+    if isinstance(choice, ToolChoice) and choice.function is not None:
+        name = choice.function.name
+        chosen = [function for function in functions if function.name == name]
+        if not chosen:
+            raise BadRequest(f"Invalid value for 'tool_choice': '{name}' is not among 'tools'.", "tool_choice")
+    elif choice == "required":
+        chosen = chosen or functions
+    if choice == "none" or _tool_results(request.messages):
+        return []
+    one_only = choice not in (None, "auto") or request.parallel_tool_calls is False
+    return [_call_of(function) for function in (chosen[:1] if one_only else chosen)]
 
 
-def cut_to(answer: str, request: Mapping[str, Any]) -> tuple[str, str]:
-    """The answer as `stop` and `max_tokens` leave it, and the finish reason."""
-    stops = request.get("stop") or []
-    for stop in [stops] if isinstance(stops, str) else stops:
-        if isinstance(stop, str) and stop and stop in answer:
-            answer = answer.partition(stop)[0]
-    limit = request.get("max_completion_tokens") or request.get("max_tokens")
-    if isinstance(limit, int) and tokens(answer) > limit:
-        return answer[: limit * 4], "length"
-    return answer, "stop"
+def cut_to(chunks: Sequence[str], stops: Sequence[str], limit: int | None) -> tuple[tuple[str, ...], str]:
+    """The chunks as `stop` and the limit of tokens leave them, and the finish reason."""
+    text = "".join(chunks)
+    length = min((at for stop in stops if stop and (at := text.find(stop)) >= 0), default=len(text))
+    reason = "stop"
+    if limit is not None and tokens(text[:length]) > limit:
+        length, reason = limit * 4, "length"
+    kept, left = [], length
+    for chunk in chunks:
+        if left <= 0 and length < len(text):
+            break
+        kept.append(chunk[: max(left, 0)])
+        left -= len(chunk)
+    return tuple(kept), reason
 
 
-def words(answer: str) -> list[str]:
-    """The answer in chunks of a word each; joined they are the answer."""
-    return re.findall(r"\s*\S+|\s+$", answer)
+def is_right(quality: float, model: str, text: str) -> bool:
+    """Whether a model of this quality answers this text well; always the same for the same model and text."""
+    digest = hashlib.sha256(f"{model}\n{text}".encode(errors="surrogatepass")).digest()
+    return int.from_bytes(digest[:4]) / 2**32 < quality
+
+
+def embedding_of(text: str, dimensions: int) -> list[float]:
+    """A vector of length 1 that is always the same for the same text."""
+    digest = hashlib.shake_256(text.encode(errors="surrogatepass")).digest(dimensions)
+    numbers = [byte - 127.5 for byte in digest]
+    length = math.hypot(*numbers)
+    return [number / length for number in numbers]
+
+
+def words(text: str) -> tuple[str, ...]:
+    """The text in chunks of a word each; joined they are the text."""
+    return tuple(re.findall(r"\s*\S+|\s+$", text))
 
 
 def tokens(text: str) -> int:
@@ -150,22 +155,42 @@ def prompt_tokens(messages: Sequence[Mapping[str, Any]]) -> int:
     return sum(tokens(text_of(message)) for message in messages)
 
 
+def reasoning_tokens(replies: Sequence[Reply]) -> int:
+    return sum(tokens(reply.reasoning) for reply in replies)
+
+
+def completion_tokens(replies: Sequence[Reply]) -> int:
+    """How many tokens the choices cost, their reasoning included."""
+    calls = sum(tokens(call.name) + tokens(call.arguments) for reply in replies for call in reply.tool_calls)
+    return reasoning_tokens(replies) + calls + sum(tokens(reply.text) for reply in replies)
+
+
 def last_user_text(messages: Sequence[Mapping[str, Any]]) -> str:
     """The text of the last user message, "" where there is none."""
-    users = (message for message in reversed(messages) if isinstance(message, dict) and message.get("role") == "user")
-    return next(map(text_of, users), "")
+    return next((text_of(message) for message in reversed(messages) if message.get("role") == "user"), "")
 
 
 def text_of(message: Mapping[str, Any]) -> str:
     """The text of a message whose content is a string or a list of parts."""
     content = message.get("content")
     if isinstance(content, list):
-        return "".join(str(part.get("text") or "") for part in content if isinstance(part, dict))
-    return content if isinstance(content, str) else ""
+        return "".join(str(part.get("text") or "") for part in content)
+    return content or ""
 
 
-def _loads(text: str) -> Any:
-    try:
-        return json.loads(text)
-    except ValueError:
-        return text
+def _tool_results(messages: Sequence[Mapping[str, Any]]) -> list[str]:
+    """The texts of the tools' results that end the conversation."""
+    results: list[str] = []
+    for message in reversed(messages):
+        if message.get("role") not in ("tool", "function"):
+            break
+        results.insert(0, text_of(message))
+    return results
+
+
+def _mentions(text: str, name: str) -> bool:
+    return re.search(rf"(?<!\w){re.escape(name)}(?!\w)", text) is not None
+
+
+def _call_of(function: Function) -> ToolCall:
+    return ToolCall(function.name, json.dumps(example_of(function.parameters or {"type": "object"})))

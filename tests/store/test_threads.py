@@ -5,8 +5,8 @@ from collections.abc import Callable
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from llm.logs import LogStore
 from llm import Attachment
+from llm.logs import LogStore
 from llm.parts import AttachmentPart, Message, ReasoningPart, TextPart
 
 from tests.store.conversations import Recordings, assistant, call, result, system, user

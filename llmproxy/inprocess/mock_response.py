@@ -1,0 +1,118 @@
+"""HTTP requests and responses as values, and the responses that do not depend on what was asked."""
+
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from llmproxy.inprocess.mock_objects import JsonObject, error_object
+from llmproxy.inprocess.mock_settings import MockModel, Options, Script
+
+_DONE = b"data: [DONE]\n\n"
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """One HTTP request. `number` tells it from others of the same content, `time` is in seconds since 1970."""
+
+    method: str
+    path: str
+    headers: Sequence[tuple[bytes, bytes]]
+    body: bytes
+    number: int
+    time: float
+
+    def header(self, name: bytes) -> bytes:
+        return next((value for key, value in self.headers if key == name), b"")
+
+
+@dataclass(frozen=True, slots=True)
+class Response:
+    """What is sent, and when.
+
+    An event stream has a piece for each event, anything else has one and its `content_length`. The delays, in seconds,
+    are before the head and before each piece but the first. `cut` breaks the connection after the last piece. `model`
+    and `tokens` are for the log.
+    """
+
+    status: int
+    pieces: tuple[bytes, ...]
+    content_length: int | None = None
+    headers: tuple[tuple[bytes, bytes], ...] = ()
+    first_delay: float = 0
+    chunk_delay: float = 0
+    cut: bool = False
+    model: str | None = None
+    tokens: str = "-"
+
+    @property
+    def stream(self) -> bool:
+        return self.content_length is None
+
+
+def json_response(item: Any, status: int = 200) -> Response:
+    return _whole(json.dumps(item).encode(), status)
+
+
+def error(status: int, message: str, param: str | None = None, code: str | None = None) -> Response:
+    return json_response(error_object(status, message, param, code), status)
+
+
+def event_stream(objects: Iterable[JsonObject], script: Script) -> Response:
+    """The objects as an event stream, which may end in a scripted error."""
+    events = [_event(item) for item in objects]
+    if script.error_after is not None and script.error_after < len(events):
+        return Response(200, (*events[: script.error_after], _event(_scripted_error(script, 500))))
+    return Response(200, (*events, _DONE))
+
+
+def scripted(
+    options: Options, request: Request, script: Script, model: MockModel, *, stream: bool = False
+) -> Response | None:
+    """The response where the script says all of it: an error, bytes that are no JSON, or the request's own header."""
+    if script.status is not None:
+        more = () if script.retry_after is None else ((b"retry-after", b"%d" % script.retry_after),)
+        response = replace(json_response(_scripted_error(script, script.status), script.status), headers=more)
+    elif script.garbage and stream:
+        response = Response(200, (b'data: {"this is": no JSON\n\n', _DONE))
+    elif script.garbage:
+        response = _whole(b'{"this is": no JSON\n', 200)
+    elif script.echo_headers:
+        fields = [[name.decode("latin-1"), value.decode("latin-1")] for name, value in request.headers]
+        response = json_response({"headers": fields})
+    else:
+        return None
+    return paced(response, options, script, model)
+
+
+def paced(
+    response: Response, options: Options, script: Script, model: MockModel, usage: JsonObject | None = None
+) -> Response:
+    """The response with its delays, cut as the script says, and with what the log tells of it."""
+    cut, pieces = False, response.pieces
+    if script.cut_after is not None and not response.stream:
+        cut, pieces = True, tuple(piece[: len(piece) // 2] for piece in pieces)
+    elif script.cut_after is not None:
+        cut, pieces = script.cut_after < len(pieces), pieces[: script.cut_after]
+    return replace(
+        response,
+        pieces=pieces,
+        first_delay=options.first_delay / model.speed if script.first_delay is None else script.first_delay,
+        chunk_delay=options.chunk_delay / model.speed if script.chunk_delay is None else script.chunk_delay,
+        cut=cut,
+        model=model.name,
+        tokens=f"{usage.get('prompt_tokens', 0)}+{usage.get('completion_tokens', 0)}" if usage else "-",
+    )
+
+
+def _whole(body: bytes, status: int) -> Response:
+    return Response(status, (body,), len(body))
+
+
+def _event(item: JsonObject) -> bytes:
+    return b"data: " + json.dumps(item, separators=(",", ":")).encode() + b"\n\n"
+
+
+def _scripted_error(script: Script, status: int) -> JsonObject:
+    given = {"message": script.error} if isinstance(script.error, str) else script.error or {}
+    return {"error": error_object(status, "The request asked for this error.")["error"] | given}

@@ -212,3 +212,17 @@ def serving(home: Path, *arguments: str, environment: Mapping[str, str] | None =
         if program.process.poll() is None:
             program.process.kill()
         program.wait()
+
+
+def children(pid: int) -> list[int]:
+    """The processes that a process has started."""
+    found = []
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit():
+            try:
+                parent = int((entry / "stat").read_text().rpartition(")")[2].split()[1])
+            except (FileNotFoundError, ProcessLookupError):
+                continue
+            if parent == pid:
+                found.append(int(entry.name))
+    return found

@@ -15,7 +15,8 @@ import httpx2
 import openai
 import pytest
 
-from tests.proxy import Program, eventually, serving
+from tests import crash
+from tests.proxy import Program, children, eventually, serving
 
 MOCK = ("--upstream", "mock")
 IMAGE = (
@@ -216,17 +217,10 @@ def test_kill_9_of_the_ingester_is_mended(tmp_path: Path) -> None:
         assert_verified(program)
 
 
-def children(pid: int) -> list[int]:
-    found = []
-    for entry in Path("/proc").iterdir():
-        if entry.name.isdigit():
-            try:
-                parent = int((entry / "stat").read_text().rpartition(")")[2].split()[1])
-            except (FileNotFoundError, ProcessLookupError):
-                continue
-            if parent == pid:
-                found.append(int(entry.name))
-    return found
+def test_processes_killed_at_random_moments(tmp_path: Path) -> None:
+    counts = crash.run(tmp_path, seconds=6, seed=20261121)
+    assert counts["complete at the client"] > 50
+    assert sum(count for name, count in counts.items() if name.startswith("killed")) >= 4
 
 
 def test_forwarding_goes_on_while_the_database_is_locked(tmp_path: Path) -> None:

@@ -39,6 +39,7 @@ class _Pending:
     response_body: list[tuple[int, int, int]] = field(default_factory=list)
     end: tuple[int, int, int] | None = None
     last_us: int = 0
+    until: int = 0  # where the last of its records ends
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,8 +72,7 @@ class Recorded:
 
     def set_aside(self) -> None:
         """Keep its part of the segment in the folder `damaged`."""
-        last = self.pending.end or self.pending.request
-        self.segment.set_aside(self.pending.first, last[1] + last[2] + 1)
+        self.segment.set_aside(self.pending.first, self.pending.until + 1)
 
 
 class SegmentReader:
@@ -233,12 +233,14 @@ class SegmentReader:
         kind, exchange = line[1], line[2].decode()
         record = (int(line[3]), first + line.end() - line.start(), int(line[4]))
         if kind == b"request":
-            self._pending[exchange] = _Pending(first, _started(block[line.end() : line.end() + 64]), record)
+            started = _started(block[line.end() : line.end() + 64])
+            self._pending[exchange] = _Pending(first, started, record, until=record[1] + record[2])
             return
         pending = self._pending.get(exchange)
         if pending is None:
             return  # its request was acknowledged before the offset we began at: it is done
         pending.last_us = record[0]
+        pending.until = record[1] + record[2]
         if kind == b"request_body":
             pending.request_body.append(record)
         elif kind == b"response":
@@ -291,8 +293,7 @@ class SegmentReader:
         return kept
 
     def _payloads(self, pending: _Pending) -> Callable[[tuple[int, int, int]], bytes]:
-        last = pending.end or (pending.response_body or pending.request_body or [pending.request])[-1]
-        base, length = pending.first, last[1] + last[2] - pending.first
+        base, length = pending.first, pending.until - pending.first
         if length <= _SPAN:
             span = os.pread(self._fd, length, base)
             return lambda record: span[record[1] - base : record[1] - base + record[2]]

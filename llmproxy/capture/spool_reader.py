@@ -99,6 +99,8 @@ class SegmentReader:
 
     def size(self) -> int:
         """Bytes written so far. Once it is known that the writer is gone, no more will come."""
+        if self._exhausted:
+            return self._offset  # and it may have been deleted meanwhile
         if not self.writer_gone:
             # Asked before the size: whatever a writer that is gone wrote is there by now.
             self.writer_gone = self._lock()

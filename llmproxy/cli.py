@@ -121,9 +121,10 @@ def serve(
 
 def _serve(config: "Config") -> None:
     from llmproxy.config import ConfigError
-    from llmproxy.serve import ServeError, check_startable, listen, serve, set_up_logging
+    from llmproxy.serve import ServeError, check_startable, end_well_when_told, listen, serve, set_up_logging
 
     set_up_logging()
+    end_well_when_told()
     try:
         check_startable(config)
         sock = listen(config)

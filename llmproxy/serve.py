@@ -100,6 +100,16 @@ def listen(config: Config) -> socket.socket:
     return sock
 
 
+def end_well_when_told() -> None:
+    """From now on, and until the server has handlers of its own, a signal to end is a good end."""
+
+    def end(sig: int, frame: FrameType | None) -> None:
+        sys.exit(0)
+
+    for sig in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(sig, end)
+
+
 def serve(config: Config, sock: socket.socket) -> None:
     """Serve until told to end, with an ingester beside where capture is active. Raises `ServeError`."""
     ingester = IngesterProcess(config.capture) if config.capture.active else None

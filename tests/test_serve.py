@@ -278,6 +278,7 @@ def test_two_servers_and_a_drain_share_one_spool(tmp_path: Path) -> None:
 
 def test_ingest_drain_by_itself(tmp_path: Path) -> None:
     with serving(tmp_path, *MOCK) as program:
+        httpx2.get(f"{program.url}/")  # it has started, and so has its ingester
         for pid in children(program.process.pid):
             os.kill(pid, signal.SIGSTOP)
         try:

@@ -12,7 +12,6 @@ from collections.abc import AsyncIterator, MutableMapping
 from typing import Any
 
 import httpx2
-from anyio import CancelScope
 
 from llmproxy.capture.exchange import Outcome
 from llmproxy.capture.tee import Recording, RequestHead, SpoolError, Tee
@@ -89,25 +88,27 @@ class Forward:
         upload = _Upload(body, recording) if message.get("more_body", False) else None
         request = _request(scope, upstream, target, caller, upload or httpx2.ByteStream(body))
 
-        response_started = False
-        with CancelScope() as cancel_scope:
-            watch = asyncio.get_running_loop().create_task(_watch(receive, upload, cancel_scope))
-            try:
-                response = await upstream.transport.handle_async_request(request)
-                try:
-                    recording.response(response.status_code, response.headers.raw)
-                    response_started = True
-                    await _relay(request, response, send, recording)
-                finally:
-                    with CancelScope(shield=True):
-                        await response.aclose()
-            except httpx2.TransportError as exc:
-                if recording.outcome is None:
-                    _fail(exc, upstream, recording, response_started)
-            finally:
-                watch.cancel()
-        if cancel_scope.cancelled_caught:
+        task = asyncio.current_task()
+        assert task is not None
+        watch = _ClientWatch(task)
+        watching = asyncio.get_running_loop().create_task(watch.run(receive, upload))
+        response: httpx2.Response | None = None
+        try:
+            response = await upstream.transport.handle_async_request(request)
+            recording.response(response.status_code, response.headers.raw)
+            await _relay(request, response, send, recording)
+        except httpx2.TransportError as exc:
+            if recording.outcome is None:
+                _fail(exc, upstream, recording, response_started=response is not None)
+        except asyncio.CancelledError:
+            # The watch's cancelling ends here; the server's own, at the end of its grace, goes on.
+            if not watch.client_gone or task.uncancel() > 0:
+                raise
             recording.end("client_gone")
+        finally:
+            watching.cancel()
+            if response is not None:
+                await response.aclose()
 
 
 def _request(
@@ -227,12 +228,26 @@ class _Upload(httpx2.AsyncByteStream):
             await self._changed.wait()
 
 
-async def _watch(receive: Receive, upload: _Upload | None, cancel_scope: CancelScope) -> None:
-    """The only caller of `receive` while an exchange is in flight: feeds the upload, cancels when the client goes."""
-    while True:
-        message = await receive()
-        if message["type"] == "http.disconnect":
-            cancel_scope.cancel()
-            return
-        if upload is not None:
-            await upload.put(message)
+class _ClientWatch:
+    """Cancels the forwarding task when the client goes away.
+
+    Plain asyncio in place of anyio's cancel scope, which took a fifth of the time of a short request. It is sound
+    because the watch is cancelled in the same step in which forwarding ends, so that it cannot strike later.
+    """
+
+    __slots__ = ("_task", "client_gone")
+
+    def __init__(self, task: asyncio.Task[Any]) -> None:
+        self._task = task
+        self.client_gone = False
+
+    async def run(self, receive: Receive, upload: _Upload | None) -> None:
+        """The only caller of `receive` while an exchange is in flight: feeds the upload, and notices the end."""
+        while True:
+            message = await receive()
+            if message["type"] == "http.disconnect":
+                self.client_gone = True
+                self._task.cancel()
+                return
+            if upload is not None:
+                await upload.put(message)

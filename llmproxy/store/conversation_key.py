@@ -17,6 +17,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from llm import Attachment
 from llm.parts import AttachmentPart, Message, TextPart, ToolCallPart, ToolResultPart
 
 
@@ -108,9 +109,9 @@ def _items(message: Message) -> list[tuple[bytes, bytes]]:
         if isinstance(part, ToolResultPart) and not part.server_executed:
             output = _bytes(part.output.strip())
             items.append((b"result" + _bytes(part.tool_call_id or "") + b"\0" + output, b"result" + output))
-            items += [_same(b"attachment", attachment.id()) for attachment in part.attachments]
+            items += [_same(b"attachment", _content_id(attachment)) for attachment in part.attachments]
         elif isinstance(part, AttachmentPart) and part.attachment is not None:
-            items.append(_same(b"attachment", part.attachment.id()))
+            items.append(_same(b"attachment", _content_id(part.attachment)))
         elif isinstance(part, AttachmentPart) and message.role != "assistant":
             items.append(_same(b"attachment", _json(part.provider_metadata).decode()))  # a file by the provider's id
     return items or [
@@ -137,6 +138,11 @@ def called_ids(messages: Iterable[Message]) -> list[str]:
         for part in message.parts
         if isinstance(part, ToolCallPart) and part.tool_call_id and not part.server_executed
     ]
+
+
+def _content_id(attachment: Attachment) -> str:
+    # Not `Attachment.id()`: the store may have given it another one (see llm_store.py).
+    return hashlib.sha256(attachment.content or (attachment.url or "").encode("utf-8", "surrogatepass")).hexdigest()
 
 
 def _arguments(part: ToolCallPart) -> Any:

@@ -4,6 +4,7 @@ It uses `llm.logs`, which is not in `llm.__all__`; a test that reads back throug
 version of `llm` changes it.
 """
 
+import hashlib
 import json
 import sqlite3
 from collections.abc import Mapping, Sequence
@@ -13,7 +14,7 @@ from typing import Any
 
 from condense_json import condense_json
 from llm import Tool
-from llm.logs import LogStore, condense_payload
+from llm.logs import LogStore, _attachments_of, condense_payload
 from llm.models import _conversation_name
 from llm.parts import Message, TextPart
 from sqlite_utils import Database
@@ -24,6 +25,7 @@ from llmproxy.store.exchanges import migrations, utc
 # `condense_payload` looks for each stored string at each place of the payload: 0.9 s were seen for a payload of 1 MB
 # whose text the messages do not hold, and it grows with the square. Larger ones are stored as they are.
 CONDENSE_BYTES = 64 * 1024
+MMAP_BYTES = 1024 * 1024 * 1024
 
 
 def open_database(path: Path, *, full_sync: bool = False) -> Database:
@@ -39,6 +41,8 @@ def open_database(path: Path, *, full_sync: bool = False) -> Database:
     connection = sqlite3.connect(path, timeout=2.0, isolation_level=None)
     try:
         connection.execute("pragma journal_mode = wal")
+        # Look-ups of threads jump about in the indices: from the page cache, not by a system call for each page.
+        connection.execute(f"pragma mmap_size = {MMAP_BYTES}")
         connection.execute(f"pragma synchronous = {'full' if full_sync else 'normal'}")
         db = Database(connection)
         LogStore(db)
@@ -128,11 +132,26 @@ class TurnStore:
             milliseconds=milliseconds,
             started=started,
         )
+        self._tell_attachments_apart([*input, *output.messages])
         self._logs.log(response, thread_id)
         if turn.response_json is not None:
             self.db.execute(
                 "update turns set response_json = ? where id = ?", [_condensed(turn, output.messages), turn_id]
             )
+
+    def _tell_attachments_apart(self, messages: Sequence[Message]) -> None:
+        """`llm` keeps one row for an attachment's content, and with it one type, while a message's hash covers both:
+        the same bytes sent as another type would break the hashes of those that came before. They get a row of their
+        own."""
+        for message in messages:
+            for part in message.parts:
+                for attachment in _attachments_of(part):
+                    found = self.db.execute(
+                        "select type, url, path from attachments where id = ?", [attachment.id()]
+                    ).fetchone()
+                    if found is not None and found != (attachment.type, attachment.url, attachment.path):
+                        mark = json.dumps([attachment.type, attachment.url]).encode()
+                        attachment._id = hashlib.sha256(mark + (attachment.content or b"")).hexdigest()
 
     def ensure_thread(
         self, thread_id: str, messages: Sequence[Message], forked_from: str | None, started: float

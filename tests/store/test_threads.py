@@ -209,3 +209,24 @@ def test_the_order_of_ingesting_changes_nothing(order: list[int]) -> None:
     assert shuffled.forks() == in_order.forks()
     assert shuffled.tips() == in_order.tips()
     assert LogStore(shuffled.db).verify() == []
+
+
+def test_the_same_bytes_sent_as_two_types_do_not_spoil_each_other() -> None:
+    def shown(type: str) -> Message:
+        return Message("user", [AttachmentPart(Attachment(type=type, content=b"bytes"))])
+
+    recordings = Recordings()
+    recordings.exchange([shown("image/png")], assistant("a picture"))
+    recordings.exchange([shown("text/plain")], assistant("a text"))
+    recordings.exchange([shown("image/png"), assistant("a picture"), user("sure?")], assistant("yes"))
+    recordings.write()
+    store = LogStore(recordings.db)
+    assert store.verify() == []
+    types = {
+        part.attachment.type
+        for (tip,) in recordings.db.execute("select tip_message_hash from turns").fetchall()
+        for message in store.load_chain(tip)
+        for part in message.parts
+        if isinstance(part, AttachmentPart) and part.attachment is not None
+    }
+    assert types == {"image/png", "text/plain"}

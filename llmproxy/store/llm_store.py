@@ -143,15 +143,17 @@ class TurnStore:
         """`llm` keeps one row for an attachment's content, and with it one type, while a message's hash covers both:
         the same bytes sent as another type would break the hashes of those that came before. They get a row of their
         own."""
-        for message in messages:
-            for part in message.parts:
-                for attachment in _attachments_of(part):
-                    found = self.db.execute(
-                        "select type, url, path from attachments where id = ?", [attachment.id()]
-                    ).fetchone()
-                    if found is not None and found != (attachment.type, attachment.url, attachment.path):
-                        mark = json.dumps([attachment.type, attachment.url]).encode()
-                        attachment._id = hashlib.sha256(mark + (attachment.content or b"")).hexdigest()
+        rows: dict[str, tuple[Any, ...]] = {}
+        for attachment in (a for message in messages for part in message.parts for a in _attachments_of(part)):
+            sent = (attachment.type, attachment.url, attachment.path)
+            id = attachment.id()
+            found = (
+                rows.get(id) or self.db.execute("select type, url, path from attachments where id = ?", [id]).fetchone()
+            )
+            if found is not None and found != sent:
+                mark = json.dumps(sent).encode()
+                attachment._id = id = hashlib.sha256(mark + (attachment.content or b"")).hexdigest()
+            rows[id] = sent
 
     def ensure_thread(
         self, thread_id: str, messages: Sequence[Message], forked_from: str | None, started: float

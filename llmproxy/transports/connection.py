@@ -49,6 +49,7 @@ class Connection(asyncio.Protocol):
         self._lengths: set[bytes] = set()
         self._chunked = False
         self._head_bytes = 0
+        self._field_bytes = 0
         self._interim = 0
         self.head_complete = False
         self.complete = False
@@ -84,7 +85,7 @@ class Connection(asyncio.Protocol):
                 cause = exc.__context__ if isinstance(exc.__context__, httpx2.RemoteProtocolError) else None
                 self._fail(cause or httpx2.RemoteProtocolError(f"{self.peer} does not speak HTTP/1.1: {exc}"))
         if not self.head_complete and self._head_bytes > MAX_HEAD_BYTES:
-            self._fail(httpx2.RemoteProtocolError(f"{self.peer} sent a head of more than {MAX_HEAD_BYTES} bytes"))
+            self._fail(self._head_too_large())
         if self._unread > MAX_UNREAD_BYTES and not self._reading_paused and self._transport is not None:
             self._reading_paused = True
             self._transport.pause_reading()
@@ -123,6 +124,9 @@ class Connection(asyncio.Protocol):
 
     # -- httptools' callbacks
 
+    def on_message_begin(self) -> None:
+        self._refuse_more()
+
     def on_status(self, status: bytes) -> None:
         self.reason += status
 
@@ -130,6 +134,9 @@ class Connection(asyncio.Protocol):
         if self.head_complete:
             return  # a trailer (RFC 9112 section 7.1.2); it may be dropped
         length = len(name)
+        self._field_bytes += length + len(value)
+        if self._field_bytes > MAX_HEAD_BYTES:
+            raise self._head_too_large()
         if length == 14 and name.lower() == b"content-length":
             self._lengths.update(part.strip() for part in value.split(b","))
         elif length == 17 and name.lower() == b"transfer-encoding":
@@ -145,7 +152,7 @@ class Connection(asyncio.Protocol):
             if self._interim > MAX_INTERIM_RESPONSES:
                 raise httpx2.RemoteProtocolError(f"{self.peer} sends interim responses without end")
             self.headers, self._lengths, self._chunked, self.reason = [], set(), False, b""
-            self._head_bytes = 0
+            self._head_bytes = self._field_bytes = 0
             return
         if self._lengths and (self._chunked or len(self._lengths) > 1):
             # RFC 9112 section 6.3: two framings are how responses are smuggled.
@@ -163,12 +170,21 @@ class Connection(asyncio.Protocol):
             self._keep_alive = False
 
     def on_body(self, body: bytes) -> None:
+        self._refuse_more()
         self._pieces.append(body)
         self._unread += len(body)
 
     def on_message_complete(self) -> None:
         if self.head_complete:
             self.complete = True
+
+    def _refuse_more(self) -> None:
+        # What comes behind a whole response was asked for by nobody; taken for the next one's, it would be smuggled in.
+        if self.complete:
+            raise httpx2.RemoteProtocolError(f"{self.peer} sent more than its response")
+
+    def _head_too_large(self) -> httpx2.RemoteProtocolError:
+        return httpx2.RemoteProtocolError(f"{self.peer} sent a head of more than {MAX_HEAD_BYTES} bytes")
 
     # -- for the transport
 

@@ -1,0 +1,103 @@
+"""The direction of imports: what stands lower never imports what stands above it."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+PACKAGE = Path(__file__).parents[1] / "llmproxy"
+
+# From top to bottom, as in the design. A module may import from its own layer only what the last column names.
+LAYERS: list[dict[str, set[str]]] = [
+    {"__main__": {"cli"}, "cli": set()},
+    {"demo": set(), "check": set()},
+    {"serve": {"app"}, "ingester": {"ingest"}, "reingest": {"ingest"}, "stats": set(), "app": set(), "ingest": set()},
+    {"forward": set(), "store": set()},
+    {
+        "guard": {"upstreams"},
+        "upstreams": {"transports"},
+        "transports": set(),
+        "capture": {"metrics"},
+        "metrics": set(),
+    },
+    {"inprocess": set()},
+    {"headers": set(), "reconstruct": set(), "config": set(), "errors": {"headers"}},
+    {"": set()},
+]
+LEVEL = {name: level for level, layer in enumerate(LAYERS) for name in layer}
+NEVER_ON_THE_HOT_PATH = {"reconstruct", "store", "ingest"}
+HOT = {"forward", "headers", "capture", "transports", "upstreams", "guard", "metrics", "app", "errors", "config"}
+# `reconstruct` builds llm's values; the rest of llm is for these.
+MAY_IMPORT_LLM = {"store", "reconstruct"}
+
+
+def unit(path: Path) -> str:
+    parts = path.relative_to(PACKAGE).with_suffix("").parts
+    return "" if parts == ("__init__",) else parts[0]
+
+
+def imports(path: Path) -> set[str]:
+    """The modules that a file imports when it runs, `TYPE_CHECKING` blocks left out."""
+    found: set[str] = set()
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    typing_only = {
+        id(node)
+        for branch in ast.walk(tree)
+        if isinstance(branch, ast.If) and "TYPE_CHECKING" in ast.dump(branch.test)
+        for statement in branch.body
+        for node in ast.walk(statement)
+    }
+    for node in ast.walk(tree):
+        if id(node) in typing_only:
+            continue
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            found |= {f"{node.module}.{alias.name}" for alias in node.names}
+    return found
+
+
+FILES = sorted(PACKAGE.rglob("*.py"))
+
+
+@pytest.mark.parametrize("path", FILES, ids=[str(path.relative_to(PACKAGE)) for path in FILES])
+def test_no_import_points_up(path: Path) -> None:
+    own = unit(path)
+    assert own in LEVEL, f"{own} has no layer: give it one"
+    for name in imports(path):
+        top, _, rest = name.partition(".")
+        if top == "llmproxy":
+            other = rest.partition(".")[0]
+            other = other if other in LEVEL else ""
+            same = LEVEL[other] == LEVEL[own]
+            allowed = LEVEL[other] > LEVEL[own] or other == own or (same and other in LAYERS[LEVEL[own]][own])
+            assert allowed, f"{path.name} imports {name}"
+            assert not (own in HOT and other in NEVER_ON_THE_HOT_PATH), f"{path.name} is on the hot path"
+        if top in ("llm", "sqlite_utils"):
+            assert own in MAY_IMPORT_LLM or (top == "sqlite_utils" and own in ("ingest", "reingest")), path.name
+
+
+@pytest.mark.parametrize("path", [path for path in FILES if unit(path) == "reconstruct"], ids=lambda path: path.name)
+def test_reconstruct_does_no_io(path: Path) -> None:
+    forbidden = {"socket", "sqlite3", "asyncio", "pathlib", "os", "subprocess", "httpx2", "tempfile", "shutil"}
+    assert not {name.partition(".")[0] for name in imports(path)} & forbidden
+
+
+def test_the_serving_process_loads_neither_llm_nor_what_reads_the_database() -> None:
+    script = (
+        "import sys, llmproxy.app, llmproxy.serve, llmproxy.inprocess.mock\n"
+        "print([name for name in sys.modules if name.partition('.')[0] in ('llm', 'sqlite_utils')"
+        " or name.startswith(('llmproxy.reconstruct', 'llmproxy.store', 'llmproxy.ingest'))])"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+def test_help_loads_next_to_nothing() -> None:
+    script = (
+        "import sys, llmproxy.cli; print('pydantic' in sys.modules, 'httpx2' in sys.modules, 'yaml' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["False"] * 3

@@ -95,6 +95,7 @@ class SpoolWriter:
         self._retired: list[Segment] = []
         self._timer: asyncio.TimerHandle | None = None
         self._sync: asyncio.Task[None] | None = None
+        self._next_sync: asyncio.Task[None] | None = None
 
     def begin(self) -> Segment:
         """The segment for a new exchange; pass it to `append`, and to `release` at the end. Raises `SpoolError`."""
@@ -137,16 +138,19 @@ class SpoolWriter:
         return True
 
     async def durable(self, segment: Segment) -> None:
-        """With `fsync`, wait until the disk has everything written so far; one call serves all who wait meanwhile."""
+        """With `fsync`, wait until the disk has everything written so far. All who call while one sync runs share the
+        next."""
         if not self._fsync:
             return
-        while self._sync is not None:  # it may have begun before our record was written
-            await asyncio.shield(self._sync)
-        self._sync = asyncio.get_running_loop().create_task(self._fdatasync())
-        await asyncio.shield(self._sync)
+        if self._next_sync is None:
+            self._next_sync = asyncio.get_running_loop().create_task(self._fdatasync(self._sync))
+        await asyncio.shield(self._next_sync)
 
-    async def _fdatasync(self) -> None:
+    async def _fdatasync(self, before: asyncio.Task[None] | None) -> None:
         # Never in the event loop: it was seen to stall for 244 ms.
+        if before is not None:
+            await asyncio.wait([before])
+        self._sync, self._next_sync = self._next_sync, None
         retired, self._retired = self._retired, []
         try:
             for segment in (*self._open, *retired):
@@ -156,7 +160,6 @@ class SpoolWriter:
         finally:
             for segment in retired:
                 os.close(segment.fd)
-            self._sync = None
 
     def release(self, segment: Segment) -> None:
         """An exchange of the segment has ended."""

@@ -83,6 +83,18 @@ def test_references_to_the_environment_to_dotenv_and_to_llms_keys(
         ("upstreams: {u: {base_url: 'https://a', read_timeout: 0}}", "read_timeout"),
         ("capture: {raw: some}", "capture.raw: "),
         ("capture: {hooks: [nope]}", "capture.hooks: 'nope' is not"),
+        ("capture: {database: '~nobody-of-that-name/logs.db'}", "capture.database: there is no such user"),
+        ("a: *sk-x", "config.yaml:1:4: a value that begins with"),
+        ("a: !sk-x 1", "config.yaml:1:4: a value that begins with"),
+        ("a: {{ sk-x }}", "config.yaml:1:5: a value that begins with"),
+        ("a: 2024-13-45", "month must be in 1..12"),
+        ("upstreams: {u: {base_url: 'https://a b/v1'}}", "upstreams.u.base_url: the URL holds a space"),
+        ('upstreams: {u: {base_url: "https://a/v1\\n"}}', "upstreams.u.base_url: the URL holds a space"),
+        ("upstreams: {u: {base_url: 'https://a:x/v1'}}", "upstreams.u.base_url: the port is a number"),
+        ("upstreams: {u: {base_url: 'https://a/v1?key=sk-x'}}", "upstreams.u.base_url: leave the query"),
+        ("upstreams: [1]", "upstreams: Input should be a valid dictionary"),
+        ("capture: yes", "capture: "),
+        ("1: 1", "1: there is no '1'; there is: capture"),
         ("security: {clients: {alice: short}}", "security.clients: the key of alice"),
         ("security: {allowed_origins: [example.com]}", "security.allowed_origins: "),
     ],
@@ -112,12 +124,65 @@ def test_a_missing_file_and_one_that_is_not_text(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("name", "value", "said"),
-    [("LLMPROXY_PROT", "1", "did you mean 'port'"), ("LLMPROXY_UPSTREAMS", "x", "written as JSON")],
+    [
+        ("LLMPROXY_PROT", "1", "the environment: LLMPROXY_PROT: there is no 'prot'; did you mean 'port'"),
+        ("LLMPROXY_UPSTREAMS", "sk-x", "the environment: LLMPROXY_UPSTREAMS: lists and mappings are written as JSON"),
+        ("LLMPROXY_SECURITY__ALLOWED_HOSTS", "box.lan", "LLMPROXY_SECURITY: lists and mappings are written as JSON"),
+        ("LLMPROXY_PORT", "sk-x", "the environment: port: "),
+        ("LLMPROXY_UPSTREAMS__OPENAI__BASE_ULR", "sk-x", "the environment: upstreams.openai.base_ulr: there is no"),
+        ("LLMPROXY_SECURITY__CLIENTS__BOB", "sk-x", "the environment: security.clients"),
+    ],
 )
-def test_mistakes_in_the_environment(monkeypatch: pytest.MonkeyPatch, name: str, value: str, said: str) -> None:
+def test_mistakes_in_the_environment(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, value: str, said: str
+) -> None:
     monkeypatch.setenv(name, value)
-    with pytest.raises(ConfigError, match=said):
-        load()
+    path = written(tmp_path, "port: 1\nupstreams: {openai: {base_url: 'https://a'}}\nsecurity: {clients: {}}")
+    with pytest.raises(ConfigError) as raised:
+        load(path)
+    assert said in str(raised.value) and value not in str(raised.value).replace("LLMPROXY_PROT: there is no 'prot'", "")
+
+
+def test_mistakes_of_flags_and_of_the_file_are_told_apart(tmp_path: Path) -> None:
+    path = written(tmp_path, "workers: 0\ncapture: {hooks: [nope]}")
+    with pytest.raises(ConfigError) as raised:
+        load(path, {"port": 99999})
+    places = [line.partition(": ")[0] for line in str(raised.value).split("\n")]
+    assert places == ["the command line", str(path), str(path)]
+
+
+@pytest.mark.parametrize("content", [b"A=\xff\n", None])
+def test_a_dotenv_that_cannot_be_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, content: bytes | None) -> None:
+    path = written(tmp_path, "port: 1")
+    (tmp_path / ".env").write_bytes(content or b"A=1")
+    if content is None:  # whoever runs the tests may be allowed to read everything
+
+        def refused(path: Path) -> dict[str, str]:
+            raise PermissionError(13, "Permission denied")
+
+        monkeypatch.setattr("llmproxy.config.dotenv_values", refused)
+    with pytest.raises(ConfigError, match=r"\.env: (is not UTF-8|cannot be read: Permission denied)"):
+        load(path)
+
+
+def test_keys_of_llm_that_cannot_be_read(tmp_path: Path) -> None:
+    (tmp_path / "llm" / "keys.json").write_text("{")
+    with pytest.raises(ConfigError, match=r"keys\.json: cannot be read"):
+        load(written(tmp_path, "host: '${llm:a}'"))
+
+
+def test_the_environments_header_replaces_the_files_whatever_its_case(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("LLMPROXY_UPSTREAMS__U__DEFAULT_HEADERS__AUTHORIZATION", "Bearer environment")
+    text = "upstreams: {u: {base_url: 'https://a', default_headers: {Authorization: Bearer file, X-A: '1'}}}"
+    headers = load(written(tmp_path, text)).upstreams["u"].default_headers
+    assert headers == {"X-A": "1", "authorization": "Bearer environment"}
+
+
+def test_the_configuration_is_frozen() -> None:
+    with pytest.raises(ValueError, match="frozen"):
+        load().port = 1
 
 
 def test_what_others_keep_under_the_prefix_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:

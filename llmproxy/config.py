@@ -7,7 +7,7 @@ import difflib
 import json
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 from urllib.parse import urlsplit
@@ -23,6 +23,8 @@ from pydantic_settings import (
     SettingsConfigDict,
     SettingsError,
 )
+from yaml.composer import ComposerError
+from yaml.constructor import ConstructorError
 
 ENV_PREFIX = "LLMPROXY_"
 # The three are the first segments of our own paths and of the default upstream's.
@@ -50,6 +52,8 @@ class _Frozen(BaseModel):
 
 
 def _http_url(url: str) -> str:
+    if re.search(r"[\x00-\x20\x7f]", url):  # urlsplit would leave some of them out without a word
+        raise ValueError("the URL holds a space or a line break")
     parts = urlsplit(url)
     if parts.scheme not in ("http", "https") or not parts.hostname:
         raise ValueError("give a URL such as https://api.openai.com/v1")
@@ -77,6 +81,10 @@ class UpstreamConfig(_Frozen):
     @field_validator("default_headers")
     @classmethod
     def _header_fields(cls, headers: dict[str, str | None]) -> dict[str, str | None]:
+        # Names have no case (RFC 9110 section 5.1), and pydantic-settings writes those of the environment small: the
+        # environment comes after the file and wins, in place of being sent beside it.
+        last = {name.lower(): name for name in headers}
+        headers = {name: value for name, value in headers.items() if last[name.lower()] == name}
         for name, value in headers.items():
             if not _TOKEN.fullmatch(name):
                 raise ValueError(f"{name!r} is not a header name")
@@ -114,7 +122,10 @@ class CaptureConfig(_Frozen):
     @field_validator("database", "spool")
     @classmethod
     def _expand(cls, path: Path | None) -> Path | None:
-        return path.expanduser().absolute() if path is not None else None
+        try:
+            return path.expanduser().absolute() if path is not None else None
+        except RuntimeError as exc:
+            raise ValueError("there is no such user; write the path out") from exc
 
     @field_validator("hooks")
     @classmethod
@@ -251,20 +262,21 @@ def load(path: Path | None = None, flags: Mapping[str, Any] | None = None) -> Co
     place = "the configuration"
     if path is not None:
         from_file = _read_yaml(path)
-        beside = {name: value for name, value in dotenv_values(path.with_name(".env")).items() if value is not None}
-        environ = beside | environ
+        environ = _read_dotenv(path.with_name(".env")) | environ
         place = str(path)
     _refuse_unknown_variables(environ)
     try:
         from_environment = _Environment(environ)()
     except SettingsError as exc:
-        raise ConfigError(f"the environment: {exc}; such a value is written as JSON") from exc
-    merged = _merge(_merge(from_file, from_environment), dict(flags or {}))
+        raise ConfigError(f"the environment: {_variable_of(exc)}: lists and mappings are written as JSON") from exc
+    flags = dict(flags or {})
+    merged = _merge(_merge(from_file, from_environment), flags)
     resolved = _resolve(merged, "", _References(environ, place))
     try:
         return Config(**resolved)
     except ValidationError as exc:
-        raise ConfigError(_explain(exc, place)) from None
+        places = (("the command line", flags), ("the environment", from_environment))
+        raise ConfigError(_explain(exc, places, place)) from None
 
 
 def _read_yaml(path: Path) -> dict[str, Any]:
@@ -276,6 +288,12 @@ def _read_yaml(path: Path) -> dict[str, Any]:
         raise ConfigError(f"{path}: cannot be read: {exc.strerror}") from None
     except UnicodeDecodeError as exc:
         raise ConfigError(f"{path}: is not UTF-8 (byte {exc.start}); save it as UTF-8") from None
+    except ValueError as exc:
+        raise ConfigError(f"{path}: a date or number in it does not exist ({exc}); put it in quotes") from None
+    except (ComposerError, ConstructorError) as exc:
+        # Its own words show the value, which may be a key.
+        where = f"{exc.problem_mark.line + 1}:{exc.problem_mark.column + 1}" if exc.problem_mark else "?"
+        raise ConfigError(f"{path}:{where}: a value that begins with '*', '!', '[' or '{{' belongs in quotes") from None
     except yaml.YAMLError as exc:
         mark = getattr(exc, "problem_mark", None)
         where = f":{mark.line + 1}:{mark.column + 1}" if mark else ""
@@ -285,6 +303,20 @@ def _read_yaml(path: Path) -> dict[str, Any]:
     if not isinstance(content, dict):
         raise ConfigError(f"{path}: holds a {type(content).__name__}; it must be keys and values, such as port: 11435")
     return content
+
+
+def _read_dotenv(path: Path) -> dict[str, str]:
+    try:
+        return {name: value for name, value in dotenv_values(path).items() if value is not None}
+    except OSError as exc:
+        raise ConfigError(f"{path}: cannot be read: {exc.strerror}") from None
+    except UnicodeDecodeError as exc:
+        raise ConfigError(f"{path}: is not UTF-8 (byte {exc.start}); save it as UTF-8") from None
+
+
+def _variable_of(exc: SettingsError) -> str:
+    field = re.search(r'field "(\w+)"', str(exc))
+    return ENV_PREFIX + (field[1].upper() if field else "")
 
 
 def _merge(below: dict[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
@@ -362,8 +394,11 @@ def _unknown(name: str, known: Any) -> str:
     return f"there is no {name!r}; " + (f"did you mean {near[0]!r}?" if near else "there is: " + ", ".join(names))
 
 
-def _explain(error: ValidationError, place: str) -> str:
-    """The first mistakes, one line each: file, key, what is wrong, the mend. No value is shown: it may be a key."""
+def _explain(error: ValidationError, places: Sequence[tuple[str, Mapping[str, Any]]], file: str) -> str:
+    """The first mistakes, one line each: place, key, what is wrong, the mend. No value is shown: it may be a key.
+
+    `places`: what wins over the file, the first most, with its settings.
+    """
     lines = []
     for mistake in error.errors()[:3]:
         key = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in mistake["loc"]).lstrip(".")
@@ -371,8 +406,19 @@ def _explain(error: ValidationError, place: str) -> str:
             text = _unknown(str(mistake["loc"][-1]), _fields_at(mistake["loc"][:-1]))
         else:
             text = mistake["msg"].removeprefix("Value error, ")
+        place = next((name for name, settings in places if _holds(settings, mistake["loc"])), file)
         lines.append(f"{place}: {key}: {text}" if key else f"{place}: {text}")
     return "\n".join(lines)
+
+
+def _holds(settings: Any, location: tuple[int | str, ...]) -> bool:
+    for part in location:
+        if not isinstance(settings, Mapping):
+            break  # a list or a plain value is given whole
+        if part not in settings:
+            return False
+        settings = settings[part]
+    return bool(location)
 
 
 def _fields_at(location: tuple[int | str, ...]) -> list[str]:

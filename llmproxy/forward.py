@@ -140,8 +140,16 @@ async def _relay(request: httpx2.Request, response: httpx2.Response, send: Send,
     if not 200 <= status <= 599:
         raise httpx2.RemoteProtocolError(f"the upstream answered with status {status}")
     headers = response_headers(response.headers.raw, status)
-    expected = _content_length(request, response)
+    # RFC 9110 section 6.4.1: these have no body, whatever their fields say.
+    expected = 0 if request.method == "HEAD" or status in (204, 304) else _content_length(response)
+    if expected == 0:
+        # The head is all that the client gets, so the exchange is on disk before it.
+        recording.end("complete")
+        await recording.durable()
     await send({"type": "http.response.start", "status": status, "headers": headers})
+    if expected == 0:
+        await send({"type": "http.response.body", "body": b"", "more_body": False})
+        return
     stream = response.stream
     assert isinstance(stream, httpx2.AsyncByteStream)
     ended = False
@@ -157,17 +165,14 @@ async def _relay(request: httpx2.Request, response: httpx2.Response, send: Send,
             await recording.durable()
         await send({"type": "http.response.body", "body": piece, "more_body": not ended})
     if not ended:
-        if expected:
+        if expected is not None:
             raise httpx2.RemoteProtocolError("the body is shorter than its Content-Length says")
         recording.end("complete")
         await recording.durable()
         await send({"type": "http.response.body", "body": b"", "more_body": False})
 
 
-def _content_length(request: httpx2.Request, response: httpx2.Response) -> int | None:
-    # RFC 9110 section 8.6: with HEAD and 304 it speaks of a body that is not there.
-    if request.method == "HEAD" or response.status_code in (204, 304):
-        return None
+def _content_length(response: httpx2.Response) -> int | None:
     value = get(response.headers.raw, b"content-length")
     return int(value) if value is not None and value.isdigit() else None
 

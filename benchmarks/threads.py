@@ -31,7 +31,7 @@ def rows(start: int, stop: int) -> Iterator[tuple[Any, ...]]:
     """Turns of conversations of ten turns each, with keys that are as random as real ones."""
     for number in range(start, stop):
         id = f"01k{number:023d}"
-        key = [hashlib.blake2b(f"{number}:{kind}".encode(), digest_size=16).digest() for kind in range(4)]
+        key = [hashlib.blake2b(f"{number}:{kind}".encode(), digest_size=8).digest() for kind in range(4)]
         parent = f"01k{number - 1:023d}" if number % 10 else None
         yield (id, id, parent, parent, f"01k{number - number % 10:023d}", b"kin", *key)
 

@@ -86,20 +86,21 @@ def m002_turns(db: Database) -> None:
         )
         """
     )
+    for column in ("answer_key", "answer_key_without_ids"):
+        # Many turns may have the same: the newest are found without looking at the others.
+        db.execute(
+            f"create index llmproxy_turns_{column} on llmproxy_turns({column}, turn_id) where {column} is not null"
+        )
     for column in (
         "exchange_id",
         "thread_id",
-        "answer_key",
-        "answer_key_without_ids",
         "wanted_key",
         "wanted_key_without_ids",
         "wanted_call",
         "response_id",
         "conversation",
     ):
-        db.execute(
-            f"create index llmproxy_turns_{column} on llmproxy_turns({column}, turn_id) where {column} is not null"
-        )
+        db.execute(f"create index llmproxy_turns_{column} on llmproxy_turns({column}) where {column} is not null")
     db.execute(
         "create index llmproxy_turns_parent on llmproxy_turns(parent_exchange_id, thread_id)"
         " where parent_exchange_id is not null"

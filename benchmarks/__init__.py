@@ -27,13 +27,16 @@ What to read, and the traps:
 - Requests per second are bounded by the load side, which is Python too. Where its column `load busy` is near 1.00 the
   rate says nothing about the proxy. nginx is always there: its rate here is not what it could do. A proxy that is not
   saturated also wakes more often for the same work, so the CPU time of a fast contestant is told somewhat too high.
+- In `stream` the upstream sends some 170,000 chunks a second; a proxy that could do more is not saturated, and how many
+  chunks it finds in one read decides its figure. Compare it at equal `load busy` only, and read `paced*` beside it.
 - A closed loop at full load measures capacity, not latency: 32 connections wait in a queue. Read latency at `json1`
   and `paced*`, as what is added to `direct` in the same run.
 - `direct` has the upstream and the load on one CPU with nothing between them: that is what the others are added to, not
   a contestant for rates.
 - With two CPUs, two workers compete with the load side: `workers` needs four CPUs to mean something.
+- llmproxy is started from this checkout, anew for each scenario: what is edited meanwhile is measured too.
 - Other programs on the measured CPUs falsify everything. Their share is told as `foreign`; a round in which it is
-  above 5% is repeated a few times. Where it stays there, the figures are worth nothing.
+  above 5% is repeated a few times. Where it stays there, the ratios say `disturbed` and are worth nothing.
 - `direct` is no floor for single chunks: there the upstream and the load take turns on one CPU.
 - `start` is measured with compiled bytecode, as an installed package has it; the first start of all is not counted.
 """

@@ -36,7 +36,7 @@ class Places:
         return (self.proxy | self.load) or frozenset(os.sched_getaffinity(0))
 
 
-UNPINNED = Places()
+UNPINNED = Places(ingester_idle=True)
 
 
 def pinned_places() -> Places:

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
-from benchmarks.scenarios import Figures
+from benchmarks.scenarios import FOREIGN, Figures
 
 Cell = Callable[[Figures], str]
 
@@ -109,14 +109,23 @@ def ratios(costs: Mapping[str, Mapping[str, float]], base: str) -> dict[str, dic
 
 
 def ratio_table(figures: Mapping[str, Sequence[Figures]], base: str) -> str:
-    """The ratios of one run: costs, then rates, of which more is better."""
+    """The ratios of one run: costs, then rates, of which more is better. Says where other programs disturbed."""
     rows = ratios(costs(figures), base)
     for scenario, of_scenario in figures.items():
         rates = {one.contestant: one.median("rate") for one in of_scenario if one.contestant != "direct"}
         if of_scenario[0].scenario.mode != "paced" and rates.get(base, 0.0) > 0:
             rows[f"{scenario}: requests/s"] = {name: rate / rates[base] for name, rate in rates.items()}
+    disturbed = {
+        name for name, of_scenario in figures.items() if any(one.median("foreign") > FOREIGN for one in of_scenario)
+    }
     names = list(dict.fromkeys(name for row in rows.values() for name in row))
     return table(
         [f"÷ {base}", *names],
-        [[says, *(number(row.get(name, math.nan), 2) for name in names)] for says, row in rows.items()],
+        [
+            [
+                says + (" (disturbed)" if says.partition(":")[0] in disturbed else ""),
+                *(number(row.get(name, math.nan), 2) for name in names),
+            ]
+            for says, row in rows.items()
+        ],
     )

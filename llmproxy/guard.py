@@ -6,6 +6,7 @@ requests are sent without asking (https://fetch.spec.whatwg.org/#simple-method),
 """
 
 import hmac
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -14,6 +15,9 @@ from llmproxy.errors import ProxyError
 from llmproxy.headers import Headers, get
 from llmproxy.upstreams import is_loopback
 
+# RFC 9110 section 7.2, RFC 3986 section 3.2.2: an IPv6 literal in brackets or a name, and a port. What is neither is no
+# name of ours, whatever it begins with.
+_HOST = re.compile(r"(?:\[([0-9a-f:.]+)\]|([^\[\]:@/]*))(?::[0-9]*)?")
 _KEY_HEADERS = (b"x-llmproxy-key", b"authorization", b"x-api-key")
 
 
@@ -123,6 +127,5 @@ class Guard:
 
 
 def _without_port(host: str) -> str:
-    if host.startswith("["):  # an IPv6 literal, RFC 3986 section 3.2.2
-        return host.partition("]")[0].lstrip("[")
-    return host.partition(":")[0]
+    match = _HOST.fullmatch(host)
+    return (match[1] or match[2]) if match else ""

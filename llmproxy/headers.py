@@ -33,10 +33,11 @@ HOP_BY_HOP = frozenset(
 _NOT_SENT_UPSTREAM = HOP_BY_HOP | {b"host", b"expect"}
 
 _SECRET_HEADER = re.compile(
-    rb"authorization|cookie|(^|[-_])(api[-_]?keys?|key|auth|token|secret|password|passwd|credentials?|signature)$|^authentication$"
+    rb"authorization|cookie|(api[-_]?keys?|token|secret|password|passwd|credentials?|signature)$"
+    rb"|(^|[-_])(key|auth)$|^authentication$"
 )
 _SECRET_PARAMETER = re.compile(
-    rb"(^|[-_.])(api[-_]?key|key|auth|authorization|code|token|secret|password|passwd|credentials?|sig|signature)$"
+    rb"(api[-_]?key|authorization|token|secret|password|passwd|credentials?|signature)$|(^|[-_.])(key|auth|code|sig)$"
 )
 
 

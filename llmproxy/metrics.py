@@ -47,7 +47,11 @@ class Metrics:
         def add(name: str, kind: str, what: str, samples: list[tuple[str, float]]) -> None:
             lines.append(f"# HELP llmproxy_{name} {what}")
             lines.append(f"# TYPE llmproxy_{name} {kind}")
-            lines.extend(f"llmproxy_{name}{labels} {value:.10g}" for labels, value in samples)
+            # Whole numbers whole: a counter of bytes soon has more digits than a rounded one shows.
+            lines.extend(
+                f"llmproxy_{name}{labels} {value if isinstance(value, int) else format(value, '.10g')}"
+                for labels, value in samples
+            )
 
         add(
             "exchanges_total",

@@ -52,7 +52,7 @@ class Upstreams:
         `/NAME/OTHER` goes to the same host at `/OTHER`. Raises `ProxyError`.
         """
         if path.startswith(b"/v1/") or path == b"/v1":
-            return self.default, self.default.base_path + path[3:]
+            return self.default, self.default.base_path + path[3:] or b"/"
         name, slash, rest = path[1:].partition(b"/")
         upstream = self.by_name.get(name)
         if upstream is None:
@@ -63,8 +63,8 @@ class Upstreams:
                 f" ({self.default.name}) or /NAME/v1/…; there is: {names}",
             )
         if rest == b"v1" or rest.startswith(b"v1/"):
-            return upstream, upstream.base_path + rest[2:]
-        return upstream, slash + rest
+            return upstream, upstream.base_path + rest[2:] or b"/"
+        return upstream, slash + rest or b"/"  # RFC 9112 section 3.2.1: an empty path is sent as "/"
 
 
 @asynccontextmanager
@@ -114,10 +114,11 @@ def outward_proxy(config: UpstreamConfig) -> str | None:
     if config.base_url is None:
         return None
     url = httpx2.URL(config.base_url)
-    if is_loopback(url.host) or proxy_bypass(url.host):
+    if is_loopback(url.host) or proxy_bypass(url.netloc.decode()):
         return None
     proxies = getproxies_environment()
-    return proxies.get(url.scheme) or proxies.get("all")
+    proxy = proxies.get(url.scheme) or proxies.get("all")
+    return f"http://{proxy}" if proxy and "://" not in proxy else proxy  # as curl reads HTTP_PROXY=host:port
 
 
 def is_loopback(host: str) -> bool:
@@ -142,17 +143,23 @@ def load_app(import_string: str, options: Mapping[str, Any], name: str) -> ASGIA
         found: Any = importlib.import_module(module_name)
         for part in attribute.split("."):
             found = getattr(found, part)
-    except (ImportError, AttributeError) as exc:
-        raise ConfigError(f"{place}: {import_string} cannot be loaded: {exc}") from exc
-    if not callable(found):
-        raise ConfigError(f"{place}: {import_string} is no ASGI app and no factory of one")
-    parameters = inspect.signature(found).parameters.values()
+    except Exception as exc:  # a module is a program: it raises what it likes
+        raise ConfigError(f"{place}: {import_string} cannot be loaded: {type(exc).__name__}: {exc}") from exc
+    try:
+        parameters = inspect.signature(found).parameters.values()
+    except (TypeError, ValueError):
+        raise ConfigError(f"{place}: {import_string} is no ASGI app and no factory of one") from None
     if len([p for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]) == 3:
         return found  # type: ignore[no-any-return]
     try:
-        return found(dict(options)) if parameters else found()  # type: ignore[no-any-return]
+        app: ASGIApp = found(dict(options)) if parameters else found()
     except (ValueError, TypeError) as exc:  # pydantic's ValidationError is a ValueError
         raise ConfigError(f"upstreams.{name}.options: {import_string} refuses them: {exc}") from exc
+    except Exception as exc:  # as above
+        raise ConfigError(f"{place}: {import_string} failed: {type(exc).__name__}: {exc}") from exc
+    if not callable(app):
+        raise ConfigError(f"{place}: {import_string} made a {type(app).__name__}, which is no ASGI app")
+    return app
 
 
 def _proxied_transport(proxy: str, name: str) -> httpx2.AsyncBaseTransport:
@@ -160,5 +167,5 @@ def _proxied_transport(proxy: str, name: str) -> httpx2.AsyncBaseTransport:
         return httpx2.AsyncHTTPTransport(
             proxy=proxy, limits=httpx2.Limits(max_connections=None, max_keepalive_connections=None, keepalive_expiry=30)
         )
-    except (ValueError, ImportError) as exc:
+    except (ValueError, ImportError, httpx2.InvalidURL) as exc:
         raise ConfigError(f"the environment's proxy for upstream {name} cannot be used: {exc}") from exc

@@ -125,7 +125,7 @@ def test_a_missing_file_and_one_that_is_not_text(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "value", "said"),
     [
-        ("LLMPROXY_PROT", "1", "the environment: LLMPROXY_PROT: there is no 'prot'; did you mean 'port'"),
+        ("LLMPROXY_PROT", "sk-x", "the environment: LLMPROXY_PROT: there is no 'prot'; did you mean 'port'"),
         ("LLMPROXY_UPSTREAMS", "sk-x", "the environment: LLMPROXY_UPSTREAMS: lists and mappings are written as JSON"),
         ("LLMPROXY_SECURITY__ALLOWED_HOSTS", "box.lan", "LLMPROXY_SECURITY: lists and mappings are written as JSON"),
         ("LLMPROXY_PORT", "sk-x", "the environment: port: "),
@@ -140,7 +140,7 @@ def test_mistakes_in_the_environment(
     path = written(tmp_path, "port: 1\nupstreams: {openai: {base_url: 'https://a'}}\nsecurity: {clients: {}}")
     with pytest.raises(ConfigError) as raised:
         load(path)
-    assert said in str(raised.value) and value not in str(raised.value).replace("LLMPROXY_PROT: there is no 'prot'", "")
+    assert said in str(raised.value) and value not in str(raised.value)
 
 
 def test_mistakes_of_flags_and_of_the_file_are_told_apart(tmp_path: Path) -> None:

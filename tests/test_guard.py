@@ -1,5 +1,6 @@
 """The guard: who is let in, and that nothing of a refused request goes anywhere."""
 
+import socket
 from pathlib import Path
 from typing import Any
 
@@ -49,6 +50,11 @@ LOCAL = (b"host", b"localhost:11435")
         ([LOCAL, (b"origin", b"http://localhost:11435")], "anyone"),
         # DNS rebinding: the page's name is both its origin and our host.
         ([(b"host", b"evil.example:11435"), (b"origin", b"http://evil.example:11435")], "origin_refused"),
+        ([(b"host", b"[::1]:11435"), (b"origin", b"http://[::1]:11435")], "anyone"),
+        ([(b"host", b"[::2]:11435")], "host_refused"),
+        ([(b"host", b"::1")], "host_refused"),
+        ([(b"host", b"[::1].evil.example")], "host_refused"),
+        ([(b"host", b"localhost:11435@evil.example")], "host_refused"),
         ([LOCAL, (b"sec-fetch-site", b"cross-site")], "origin_refused"),
         ([LOCAL, (b"sec-fetch-site", b"none")], "anyone"),
         ([LOCAL, (b"sec-fetch-site", b"same-origin")], "anyone"),
@@ -106,6 +112,31 @@ def test_what_is_refused_goes_nowhere(tmp_path: Path, method: str, headers: dict
                 assert "llmproxy_refused_total" in client.get("/_llmproxy/metrics").text
             assert [request.request_line for request in up.requests] == [b"GET /v1/models HTTP/1.1"]
             assert len(proxy.exchanges()) == 1
+
+
+@pytest.mark.parametrize("framing", ["content-length", "chunked", "expect"])
+def test_a_refused_request_with_a_body_breaks_nothing(tmp_path: Path, framing: str) -> None:
+    """The answer comes without a look at the body; what follows on the connection is read from its own beginning."""
+    body = b"GET /v1/smuggled HTTP/1.1\r\nHost: localhost\r\n\r\n" + b"x" * 300_000
+    head = b"POST /v1/x HTTP/1.1\r\nHost: localhost\r\nOrigin: https://evil.example\r\n"
+    if framing == "chunked":
+        data = head + b"Transfer-Encoding: chunked\r\n\r\n%x\r\n%b\r\n0\r\n\r\n" % (len(body), body)
+    else:
+        more = b"Expect: 100-continue\r\n" if framing == "expect" else b""
+        data = head + more + b"Content-Length: %d\r\n\r\n%b" % (len(body), body)
+    with raw_upstream(lambda c, r: c.send(answer(b"x"))) as up:
+        with proxy_in_thread(tmp_path, upstreams={"up": {"base_url": f"{up.url}/v1"}}) as proxy:
+            with socket.create_connection(("127.0.0.1", proxy.port), timeout=20) as sock:
+                sock.sendall(data + b"GET /v1/next HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
+                got = b""
+                try:
+                    while piece := sock.recv(65536):
+                        got += piece
+                except ConnectionResetError:
+                    pass  # to close it is as good as to read on
+            assert got.count(b"HTTP/1.1 403") == 1
+            assert httpx2.get(f"{proxy.url}/v1/health").status_code == 200
+        assert {request.request_line for request in up.requests} <= {b"GET /v1/next HTTP/1.1"}
 
 
 @pytest.mark.parametrize("header", ["authorization", "x-api-key", "x-llmproxy-key"])

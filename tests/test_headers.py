@@ -54,7 +54,7 @@ def test_what_of_the_upstreams_fields_is_passed(
     [
         "Authorization", "authorization", "Proxy-Authorization", "Cookie", "Set-Cookie", "x-api-key", "api-key",
         "X-Goog-Api-Key", "x-llmproxy-key", "X-Auth-Token", "x-amz-security-token", "X-Secret", "x-csrf-token",
-        "Ocp-Apim-Subscription-Key", "x-password", "x-signature",
+        "Ocp-Apim-Subscription-Key", "x-password", "x-signature", "apikey", "X-AccessToken", "X-UserPassword",
     ],
 )  # fmt: skip
 def test_credentials_are_redacted(name: str) -> None:
@@ -83,6 +83,11 @@ def test_more_names_can_be_redacted() -> None:
         (b"a=1&api_key=s&b=2", b"a=1&api_key=[redacted]&b=2"),
         (b"access_token=s;x=1", b"access_token=[redacted];x=1"),
         (b"API-KEY=s", b"API-KEY=[redacted]"),
+        (
+            b"accessToken=s&apiKey=t&client_secret=u",
+            b"accessToken=[redacted]&apiKey=[redacted]&client_secret=[redacted]",
+        ),
+        (b"code=s&zipcode=1&design=2", b"code=[redacted]&zipcode=1&design=2"),
         (b"k%65y=s", b"k%65y=[redacted]"),
         (b"max_tokens=5&monkey=1&keyboard=2", b"max_tokens=5&monkey=1&keyboard=2"),
         (b"token=a=b", b"token=[redacted]"),

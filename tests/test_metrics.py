@@ -39,6 +39,12 @@ def test_what_is_counted() -> None:
     assert (found["llmproxy_in_flight"], found["llmproxy_spool_bytes"]) == (1, 7)
 
 
+def test_large_counters_are_exact() -> None:
+    metrics = Metrics()
+    metrics.response_bytes["up"] = 123_456_789_012_345
+    assert 'llmproxy_response_bytes_total{upstream="up"} 123456789012345\n' in metrics.render({})
+
+
 def test_labels_are_escaped() -> None:
     metrics = Metrics()
     metrics.refused['odd "code"\\\n'] += 1

@@ -1,10 +1,13 @@
 """Upstreams: which path goes where, through which proxy, and which apps can be loaded."""
 
 import asyncio
+from pathlib import Path
 from typing import Any
 
 import httpx2
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from llmproxy.config import Config, ConfigError, UpstreamConfig
 from llmproxy.errors import ProxyError
@@ -35,8 +38,9 @@ def upstreams() -> Upstreams:
         (b"/gateway/health", "gateway", b"/health", b"gateway.example:8443"),
         (b"/gateway/v1beta/x", "gateway", b"/v1beta/x", b"gateway.example:8443"),
         (b"/root/v1/models", "root", b"/models", b"root.example"),
-        (b"/root/v1", "root", b"", b"root.example"),
-        (b"/root", "root", b"", b"root.example"),
+        (b"/root/v1", "root", b"/", b"root.example"),
+        (b"/root", "root", b"/", b"root.example"),
+        (b"/gateway", "gateway", b"/", b"gateway.example:8443"),
         (b"/app/v1/models", "app", b"/v1/models", b"app"),
         (b"/app/other", "app", b"/other", b"app"),
     ],
@@ -78,6 +82,13 @@ def test_loopback(host: str, expected: bool) -> None:
         ("https://a.example/v1", {"https_proxy": "http://p:1", "no_proxy": "a.example"}, None),
         ("http://localhost:1/v1", {"http_proxy": "http://p:1"}, None),
         ("http://127.0.0.1:1/v1", {"all_proxy": "http://p:1"}, None),
+        ("http://[::1]:1/v1", {"all_proxy": "http://p:1"}, None),
+        ("https://b.a.example/v1", {"https_proxy": "http://p:1", "no_proxy": "x.example,.a.example"}, None),
+        ("https://a.example/v1", {"https_proxy": "http://p:1", "no_proxy": "*"}, None),
+        ("https://a.example:8443/v1", {"https_proxy": "http://p:1", "no_proxy": "a.example:8443"}, None),
+        ("https://a.example:8444/v1", {"https_proxy": "http://p:1", "no_proxy": "a.example:8443"}, "http://p:1"),
+        ("https://a.example/v1", {"https_proxy": "p.example:3128"}, "http://p.example:3128"),
+        ("https://a.example/v1", {"https_proxy": ""}, None),
     ],
 )
 def test_the_environments_proxies(
@@ -104,6 +115,18 @@ def a_bare_factory() -> Any:
     return an_app
 
 
+def a_factory_that_fails() -> Any:
+    raise FileNotFoundError("no weights")
+
+
+def a_factory_of_nothing() -> None: ...
+
+
+class AnApp:
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None: ...
+
+
+an_instance = AnApp()
 not_callable = 7
 
 
@@ -112,12 +135,23 @@ def test_apps_and_factories_load(name: str) -> None:
     assert load_app(f"{__name__}:{name}", {}, "up") is an_app
 
 
+def test_apps_that_are_objects_load() -> None:
+    assert load_app(f"{__name__}:an_instance", {}, "up") is an_instance
+    assert isinstance(load_app(f"{__name__}:AnApp", {}, "up"), AnApp)
+    assert load_app(f"{__name__}:an_instance.__call__", {}, "up") == an_instance.__call__
+
+
 @pytest.mark.parametrize(
     ("import_string", "options", "said"),
     [
         ("no_such_module:x", {}, "upstreams.up.app: no_such_module:x cannot be loaded"),
         (f"{__name__}:nope", {}, "cannot be loaded"),
         (f"{__name__}:not_callable", {}, "is no ASGI app"),
+        (f"{__name__}:", {}, "cannot be loaded"),
+        (":app", {}, "cannot be loaded: ValueError"),
+        ("builtins:dict", {}, "is no ASGI app and no factory"),
+        (f"{__name__}:a_factory_that_fails", {}, "upstreams.up.app: .* failed: FileNotFoundError: no weights"),
+        (f"{__name__}:a_factory_of_nothing", {}, "upstreams.up.app: .* made a NoneType"),
         (f"{__name__}:a_factory", {"bad": 1}, "upstreams.up.options: .* bad is not known"),
         ("llmproxy.inprocess.mock:create_app", {"chunk_dealy": 1}, "upstreams.up.options: "),
     ],
@@ -125,6 +159,42 @@ def test_apps_and_factories_load(name: str) -> None:
 def test_apps_that_do_not_load(import_string: str, options: dict[str, Any], said: str) -> None:
     with pytest.raises(ConfigError, match=said):
         load_app(import_string, options, "up")
+
+
+@pytest.mark.parametrize("source", ["this is no Python", "1 / 0", "raise SystemError('no GPU')"])
+def test_a_module_that_does_not_load(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, source: str) -> None:
+    (tmp_path / "broken_upstream_app.py").write_text(source)
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(ConfigError, match=r"^upstreams\.up\.app: broken_upstream_app:app cannot be loaded"):
+        load_app("broken_upstream_app:app", {}, "up")
+
+
+@pytest.mark.parametrize("proxy", ["ftp://me:pw-x@p.example", "http://me:pw-x@p.example:x"])
+def test_a_proxy_that_cannot_be_used(monkeypatch: pytest.MonkeyPatch, proxy: str) -> None:
+    for name in ("https_proxy", "no_proxy", "NO_PROXY"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("HTTPS_PROXY", proxy)
+
+    async def run() -> None:
+        async with open_upstreams(Config(upstreams={"far": UpstreamConfig(base_url="https://a.example/v1")})):
+            raise AssertionError("it cannot be opened")
+
+    with pytest.raises(ConfigError, match="proxy for upstream far") as raised:
+        asyncio.run(run())
+    assert "pw-x" not in str(raised.value)
+
+
+def test_default_headers() -> None:
+    config = UpstreamConfig(base_url="https://a/v1", default_headers={"X-A": "1", "X-Drop": None, "x-b": "2"})
+    upstream = make_upstream("up", config, httpx2.MockTransport(lambda request: httpx2.Response(200)))
+    assert upstream.defaults == ((b"x-a", b"1"), (b"x-b", b"2"))
+    assert upstream.replaced == {b"x-a", b"x-drop", b"x-b"}
+
+
+@given(st.from_regex(r"[A-Za-z0-9][A-Za-z0-9._-]{0,20}", fullmatch=True))
+def test_any_name_that_the_configuration_takes_can_be_an_apps(name: str) -> None:
+    transport = httpx2.MockTransport(lambda request: httpx2.Response(200))
+    assert make_upstream(name, UpstreamConfig(app="m:a"), transport).base_path == b"/v1"
 
 
 def test_transports(monkeypatch: pytest.MonkeyPatch) -> None:

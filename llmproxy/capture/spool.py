@@ -44,7 +44,7 @@ class SpoolError(OSError):
 class Segment:
     """One file of the spool, open for writing and locked by us."""
 
-    __slots__ = ("buffer", "buffered", "exchanges", "fd", "path", "size")
+    __slots__ = ("buffer", "buffered", "exchanges", "failures", "fd", "path", "size")
 
     def __init__(self, folder: Path, name: str, fsync: bool) -> None:
         # Locked before it has its name, so that a reader never finds it without its lock.
@@ -63,6 +63,7 @@ class Segment:
             raise
         self.size = len(MAGIC)
         self.exchanges = 0
+        self.failures = 0  # writes that lost records
         self.buffer: list[bytes] = []
         self.buffered = 0
 
@@ -103,7 +104,7 @@ class SpoolWriter:
         # A segment that somebody removed would take what is written and keep none of it.
         if segment is None or segment.size >= self._segment_bytes or not os.fstat(segment.fd).st_nlink:
             try:
-                self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+                make_folder(self._folder)
                 segment = Segment(self._folder, self._ids.new(), self._fsync)
             except OSError as exc:
                 self._on_error(exc, 1)
@@ -132,6 +133,7 @@ class SpoolWriter:
         try:
             segment.size += _write_all(segment.fd, buffer)
         except OSError as exc:
+            segment.failures += 1
             self._cut_back(segment)
             self._on_error(exc, len(buffer) // 4)
             return False
@@ -202,6 +204,16 @@ class SpoolWriter:
             os.lseek(segment.fd, segment.size, os.SEEK_SET)
         except OSError:
             logger.exception("%s: cannot be cut back to its last whole record", segment.path)
+
+
+def make_folder(folder: Path) -> None:
+    """Make a folder, and those above it that are missing, for their owner alone.
+
+    `Path.mkdir(mode, parents=True)` gives its mode to the last one only.
+    """
+    if not folder.is_dir():
+        make_folder(folder.parent)
+        folder.mkdir(mode=0o700, exist_ok=True)
 
 
 def _sync_folder(folder: Path) -> None:

@@ -14,7 +14,7 @@ from pathlib import Path
 from zlib import crc32
 
 from llmproxy.capture.exchange import CROCKFORD, OUTCOMES, Exchange, Outcome
-from llmproxy.capture.spool import MAGIC
+from llmproxy.capture.spool import MAGIC, make_folder
 
 logger = logging.getLogger("llmproxy.spool")
 
@@ -85,13 +85,15 @@ class SegmentReader:
         self.path = path
         self._ack_path = path.with_suffix(".ack")
         self._fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-        self._offset = max(self._read_ack(), len(MAGIC))
+        ack = self._read_ack()
+        self._offset = ack if len(MAGIC) < ack <= os.fstat(self._fd).st_size else len(MAGIC)
         self._acked = self._offset
         self._pending: dict[str, _Pending] = {}
         self._ready: deque[Recorded] = deque()
         self._unfinished: dict[str, _Pending] = {}  # handed out and not yet acknowledged
         self._last_ended = 0.0
         self._exhausted = False
+        self._damaged = False
         self.writer_gone = False
 
     def close(self) -> None:
@@ -159,6 +161,8 @@ class SegmentReader:
         self.close()
 
     def load(self, id: str, pending: _Pending) -> Exchange:
+        if not pending.request[2]:
+            raise ValueError("its request lies in a damaged part of the segment")
         payload = self._payloads(pending)
         ours, _, http = payload(pending.request).partition(b"\n\n")
         fields = _fields(ours)
@@ -218,7 +222,7 @@ class SegmentReader:
         block = os.pread(self._fd, _BLOCK, self._offset)
         line = _LINE.match(block)
         if line is not None and line.end() + int(line[4]) + 1 > len(block):
-            block = os.pread(self._fd, line.end() + int(line[4]) + 1, self._offset)
+            block = self._read(self._offset, line.end() + int(line[4]) + 1)
             line = _LINE.match(block)
         at = 0
         while line is not None:
@@ -240,7 +244,10 @@ class SegmentReader:
             return
         pending = self._pending.get(exchange)
         if pending is None:
-            return  # its request was acknowledged before the offset we began at: it is done
+            if not self._damaged:
+                return  # its request was acknowledged before the offset we began at: it is done
+            # Or its request is what was damaged: what is left of it is not to vanish.
+            pending = self._pending[exchange] = _Pending(first, self._last_ended, (0, first, 0))
         pending.last_us = record[0]
         pending.until = record[1] + record[2]
         if kind == b"request_body":
@@ -261,13 +268,14 @@ class SegmentReader:
         at = self._offset
         while at < size:
             block = os.pread(self._fd, _BLOCK, at)
-            for match in re.finditer(rb"(?<=\n)@", block):
+            # Not after a line break only: it may be the byte that is damaged.
+            for match in _LINE.finditer(block):
                 where = at + match.start()
                 if where > self._offset and self._whole_record_at(where):
                     return self._leave_out(where)
             if at + len(block) >= size:
                 break
-            at += len(block) - 1
+            at += len(block) - _LONGEST_LINE
         return self._leave_out(size)
 
     def _whole_record_at(self, offset: int) -> bool:
@@ -275,12 +283,17 @@ class SegmentReader:
         line = _LINE.match(head)
         if line is None:
             return False
-        return _whole(line, os.pread(self._fd, line.end() + int(line[4]) + 1, offset))
+        return _whole(line, self._read(offset, line.end() + int(line[4]) + 1))
+
+    def _read(self, offset: int, length: int) -> bytes:
+        # Never more than there is: memory is taken for all that is asked for, and a damaged length asks for anything.
+        return os.pread(self._fd, min(length, max(0, os.fstat(self._fd).st_size - offset)), offset)
 
     def _leave_out(self, until: int) -> bool:
         kept = self.set_aside(self._offset, until)
         logger.warning("%s: %d damaged bytes at %d are kept in %s", self.path, until - self._offset, self._offset, kept)
         self._offset = until
+        self._damaged = True
         return True
 
     def set_aside(self, start: int, until: int) -> Path:
@@ -319,7 +332,7 @@ class SpoolReader:
     """Reads the whole spool, whichever processes write it. One at a time: `ingest` holds the spool's lock."""
 
     def __init__(self, folder: Path) -> None:
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        make_folder(folder)
         self._folder = folder
         self._segments: dict[str, SegmentReader] = {}
 
@@ -336,14 +349,14 @@ class SpoolReader:
         unopened = deque((_created(name), name) for name in names)
         wanted: dict[SegmentReader, int] = {}
         sizes: dict[SegmentReader, int] = {}
-        heap: list[tuple[float, str, SegmentReader]] = []
+        heap: list[tuple[float, str, str, SegmentReader]] = []
         active: set[SegmentReader] = set()
 
         def advance(segment: SegmentReader) -> None:
             recorded = segment.peek(sizes[segment])
             active.discard(segment)
             if recorded is not None:
-                heapq.heappush(heap, (recorded.ended, recorded.id, segment))
+                heapq.heappush(heap, (recorded.ended, recorded.id, segment.path.name, segment))
                 if recorded.position < wanted[segment]:
                     active.add(segment)
 
@@ -354,14 +367,19 @@ class SpoolReader:
                 sizes.update((opened, opened.size()) for opened in wanted)
                 advance(segment)
             if active:
-                segment = heapq.heappop(heap)[2]
+                segment = heapq.heappop(heap)[-1]
                 yield segment.pop()
                 advance(segment)
 
     def _remove_abandoned(self) -> None:
         for entry in os.scandir(self._folder):
-            if entry.name.endswith(".new") and time.time() - entry.stat().st_mtime > _ABANDONED_SECONDS:
-                Path(entry.path).unlink(missing_ok=True)
+            if entry.name.endswith(".new"):
+                try:
+                    age = time.time() - entry.stat().st_mtime
+                except FileNotFoundError:
+                    continue  # its writer has just given it its name
+                if age > _ABANDONED_SECONDS:
+                    Path(entry.path).unlink(missing_ok=True)
 
     def _open(self, name: str) -> SegmentReader:
         segment = self._segments.get(name)

@@ -59,6 +59,7 @@ class Recording:
     """One exchange while it passes. `end` is write-once: the first end wins."""
 
     __slots__ = (
+        "_failures",
         "_head",
         "_id",
         "_request_kept",
@@ -76,6 +77,7 @@ class Recording:
         self._tee = tee
         self._head = head
         self._segment = segment
+        self._failures = segment.failures if segment is not None else 0
         self._started = time.monotonic_ns()
         self._id = tee.ids.new().encode()
         self._request_kept = 0
@@ -88,8 +90,10 @@ class Recording:
 
     def write_head(self, head: RequestHead) -> None:
         path, question, query = head.target.partition(b"?")
+        # The moment that the monotonic clock counts from: the reader sorts by the sum of the two.
+        started = time.time_ns() - (time.monotonic_ns() - self._started)
         lines = [
-            b"started: %d.%06d" % divmod(time.time_ns() // 1000, 1_000_000),
+            b"started: %d.%06d" % divmod(started // 1000, 1_000_000),
             b"upstream: " + head.upstream.encode(),
         ]
         if head.client is not None:
@@ -101,7 +105,10 @@ class Recording:
     def request_written(self) -> bool:
         """Put what is known of the request on disk, before the upstream gets it. False where that failed."""
         segment, spool = self._segment, self._tee.spool
-        if segment is None or spool is None or spool.flush(segment):
+        if segment is None or spool is None:
+            return True
+        # The request may have been lost before: a slow or a large body has it written by the way.
+        if spool.flush(segment) and segment.failures == self._failures:
             return True
         self._segment = None
         spool.release(segment)

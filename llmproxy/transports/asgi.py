@@ -5,10 +5,12 @@ sends it, and tells the app when nobody reads any more.
 """
 
 import asyncio
+import logging
 from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable, MutableMapping
 from types import TracebackType
 from typing import Any, Self
+from urllib.parse import unquote
 
 import httpx2
 
@@ -16,6 +18,8 @@ Message = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
 ASGIApp = Callable[[MutableMapping[str, Any], Receive, Send], Awaitable[None]]
+
+logger = logging.getLogger("llmproxy")
 
 # How long an app that was told `http.disconnect` may take before its task is cancelled.
 DISCONNECT_GRACE_SECONDS = 5.0
@@ -57,7 +61,7 @@ class ASGITransport(httpx2.AsyncBaseTransport):
         await self._lifespan.shutdown()
 
     async def handle_async_request(self, request: httpx2.Request) -> httpx2.Response:
-        timeout = request.extensions.get("timeout", {}).get("read")
+        timeout = (request.extensions.get("timeout") or {}).get("read")
         call = _Call(request, timeout)
         call.task = asyncio.get_running_loop().create_task(call.run(self._app))
         self._tasks.add(call.task)
@@ -80,6 +84,9 @@ class _Call:
         self._changed = asyncio.Event()
         self._disconnected = asyncio.Event()
         self._read = asyncio.Event()
+        assert isinstance(request.stream, httpx2.AsyncByteStream)
+        self._body: AsyncIterator[bytes] | None = aiter(request.stream)
+        self._next: asyncio.Task[bytes | None] | None = None
         self.task: asyncio.Task[None] | None = None
         self.status: int | None = None
         self.headers: list[tuple[bytes, bytes]] = []
@@ -88,8 +95,6 @@ class _Call:
         self.failure: BaseException | None = None
 
     async def run(self, app: ASGIApp) -> None:
-        assert isinstance(self._request.stream, httpx2.AsyncByteStream)
-        self._body: AsyncIterator[bytes] | None = aiter(self._request.stream)
         try:
             await app(self._scope(), self.receive, self.send)
             if not self.complete and not self._disconnected.is_set():
@@ -102,8 +107,12 @@ class _Call:
             self.failure = RuntimeError("the app was cancelled")
             raise
         except Exception as exc:  # whatever a user's app raises is the upstream's failure, not ours
+            if self.complete:
+                logger.exception("the app failed after its response was complete")
             self.failure = exc
         finally:
+            if self._next is not None:
+                self._next.cancel()
             self._changed.set()
 
     def _scope(self) -> dict[str, Any]:
@@ -116,7 +125,7 @@ class _Call:
             "http_version": "1.1",
             "method": request.method,
             "scheme": request.url.scheme,
-            "path": httpx2.URL(raw_path=path).path if b"%" in path else path.decode("latin-1"),
+            "path": unquote(path.decode("latin-1")),
             "raw_path": path,
             "query_string": query,
             "root_path": "",
@@ -127,13 +136,34 @@ class _Call:
 
     async def receive(self) -> Message:
         if self._body is not None and not self._disconnected.is_set():
-            try:
-                return {"type": "http.request", "body": await anext(self._body), "more_body": True}
-            except StopAsyncIteration:
+            if isinstance(self._request.stream, httpx2.ByteStream):
                 self._body = None
-                return {"type": "http.request", "body": b"", "more_body": False}
+                return {"type": "http.request", "body": b"".join(self._request.stream), "more_body": False}
+            piece = await self._next_of(self._body)
+            if not self._disconnected.is_set():
+                self._body = self._body if piece is not None else None
+                return {"type": "http.request", "body": piece or b"", "more_body": piece is not None}
         await self._disconnected.wait()
         return {"type": "http.disconnect"}
+
+    async def _next_of(self, body: AsyncIterator[bytes]) -> bytes | None:
+        """The next piece of the request's body, or None at its end, or where the client went meanwhile.
+
+        It is awaited in a task of its own, because an app may give up on `receive` and call it again (Starlette's
+        `is_disconnected` does): cancelling an async generator would end the body there, and it would look whole.
+        """
+        loop = asyncio.get_running_loop()
+        if self._next is None:
+            self._next = loop.create_task(_anext(body))
+        disconnected = loop.create_task(self._disconnected.wait())
+        try:
+            await asyncio.wait((self._next, disconnected), return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            disconnected.cancel()
+        if not self._next.done():
+            return None
+        done, self._next = self._next, None
+        return done.result()
 
     async def send(self, message: Message) -> None:
         if self._disconnected.is_set():
@@ -187,6 +217,10 @@ class _Call:
             asyncio.get_running_loop().call_later(DISCONNECT_GRACE_SECONDS, self.task.cancel)
 
 
+async def _anext(body: AsyncIterator[bytes]) -> bytes | None:
+    return await anext(body, None)
+
+
 class _Stream(httpx2.AsyncByteStream):
     def __init__(self, call: _Call) -> None:
         self._call = call
@@ -223,6 +257,9 @@ class _Lifespan:
         self._task = asyncio.get_running_loop().create_task(self._run())
         answer = await self._ask("lifespan.startup")
         if answer is not None and answer["type"] == "lifespan.startup.failed":
+            self._task.cancel()
+            await asyncio.wait([self._task])
+            self._task = None
             raise RuntimeError(f"the app did not start: {answer.get('message', '')}")
 
     async def shutdown(self) -> None:

@@ -112,8 +112,7 @@ def test_an_app_learns_that_nobody_reads() -> None:
 
     @only_http
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
-        await receive()
-        await receive()
+        assert await receive() == {"type": "http.request", "body": b"", "more_body": False}
         await start(send)
         try:
             while True:
@@ -150,6 +149,152 @@ def test_cancelling_before_the_response_tells_the_app() -> None:
         await told.wait()
 
     run(app, test)
+
+
+class Upload(httpx2.AsyncByteStream):
+    """A body whose pieces come when the test gives them."""
+
+    def __init__(self) -> None:
+        self.pieces: asyncio.Queue[bytes] = asyncio.Queue()
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        while piece := await self.pieces.get():
+            yield piece
+
+
+def test_an_app_may_give_up_on_receive_and_call_it_again() -> None:
+    """Starlette's `is_disconnected` does so for each piece that it sends; the upload goes on unharmed."""
+    got: list[bytes] = []
+    waiting = asyncio.Event()
+
+    @only_http
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        async def ask() -> None:
+            got.append((await receive())["body"])
+
+        for _ in range(3):
+            task = asyncio.get_running_loop().create_task(ask())
+            await asyncio.sleep(0)
+            task.cancel()
+            await asyncio.wait([task])
+        waiting.set()
+        while (message := await receive())["more_body"]:
+            got.append(message["body"])
+        await start(send)
+        await send({"type": "http.response.body"})
+
+    async def test(transport: ASGITransport) -> None:
+        upload = Upload()
+        task = asyncio.get_running_loop().create_task(transport.handle_async_request(request(upload)))
+        await waiting.wait()
+        for piece in (b"one", b"two", b""):
+            upload.pieces.put_nowait(piece)
+        await task
+
+    run(app, test)
+    assert got == [b"one", b"two"]
+
+
+def test_an_app_that_waits_for_the_body_learns_that_the_client_is_gone() -> None:
+    received: list[str] = []
+    arrived, told = asyncio.Event(), asyncio.Event()
+
+    @only_http
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        arrived.set()
+        received.append((await receive())["type"])
+        told.set()
+
+    async def test(transport: ASGITransport) -> None:
+        task = asyncio.get_running_loop().create_task(transport.handle_async_request(request(Upload())))
+        await arrived.wait()
+        task.cancel()
+        await told.wait()
+
+    run(app, test)
+    assert received == ["http.disconnect"]
+
+
+@pytest.mark.parametrize(
+    ("target", "path"),
+    [
+        (b"//v1//x%20y", "//v1//x y"),
+        (b"/a%2Fb%3Fc?d", "/a/b?c"),
+        (b"/%FF", "/\N{REPLACEMENT CHARACTER}"),
+        (b"/100%", "/100%"),
+        (b"/", "/"),
+    ],
+)
+def test_odd_paths(target: bytes, path: str) -> None:
+    seen: list[tuple[str, bytes]] = []
+
+    @only_http
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        seen.append((scope["path"], scope["raw_path"]))
+        await start(send)
+        await send({"type": "http.response.body"})
+
+    async def test(transport: ASGITransport) -> None:
+        await transport.handle_async_request(request(target=target))
+
+    run(app, test)
+    assert seen == [(path, target.partition(b"?")[0])]
+
+
+def test_an_app_that_does_not_listen_is_cancelled(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("llmproxy.transports.asgi.DISCONNECT_GRACE_SECONDS", 0)
+    arrived, cancelled = asyncio.Event(), asyncio.Event()
+
+    @only_http
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        arrived.set()
+        try:
+            await asyncio.Event().wait()
+        finally:
+            cancelled.set()
+
+    async def test(transport: ASGITransport) -> None:
+        task = asyncio.get_running_loop().create_task(transport.handle_async_request(request()))
+        await arrived.wait()
+        task.cancel()
+        await cancelled.wait()
+
+    run(app, test)
+
+
+def test_closing_the_transport_ends_what_is_in_flight() -> None:
+    ended = asyncio.Event()
+
+    @only_http
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        try:
+            await start(send)
+            await asyncio.Event().wait()
+        finally:
+            ended.set()
+
+    async def test(transport: ASGITransport) -> None:
+        response = await transport.handle_async_request(request())
+        await transport.aclose()
+        assert ended.is_set()
+        with pytest.raises(httpx2.ReadError, match="cancelled"):
+            await anext(stream(response))
+
+    run(app, test)
+
+
+def test_a_failure_after_the_end_is_told_in_the_log(caplog: pytest.LogCaptureFixture) -> None:
+    @only_http
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        await start(send)
+        await send({"type": "http.response.body", "body": b"x"})
+        raise RuntimeError("a background task's bug")
+
+    async def test(transport: ASGITransport) -> None:
+        assert [piece async for piece in stream(await transport.handle_async_request(request()))] == [b"x"]
+
+    run(app, test)
+    assert "a background task's bug" in caplog.text
 
 
 @pytest.mark.parametrize("fail", ["raise", "return", "line break", "no start"])
@@ -200,6 +345,40 @@ def test_silence_is_timed() -> None:
     run(app, test)
 
 
+def test_silence_inside_the_response_is_timed() -> None:
+    @only_http
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        await start(send)
+        await send({"type": "http.response.body", "body": b"x", "more_body": True})
+        await receive()
+        await receive()
+
+    async def test(transport: ASGITransport) -> None:
+        response = await transport.handle_async_request(request(read=0.05))
+        pieces = stream(response)
+        assert await anext(pieces) == b"x"
+        with pytest.raises(httpx2.ReadTimeout):
+            await anext(pieces)
+        await response.aclose()
+
+    run(app, test)
+
+
+def test_without_a_timeout() -> None:
+    @only_http
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        await start(send)
+        await send({"type": "http.response.body", "body": b"x"})
+
+    async def test(transport: ASGITransport) -> None:
+        sent = request()
+        sent.extensions = {"timeout": None}
+        response = await transport.handle_async_request(sent)
+        assert [piece async for piece in stream(response)] == [b"x"]
+
+    run(app, test)
+
+
 def test_the_lifespan_is_run() -> None:
     events: list[str] = []
 
@@ -230,3 +409,35 @@ def test_an_app_that_does_not_start() -> None:
 
     with pytest.raises(RuntimeError, match="no model"):
         run(app, test)
+
+
+def test_an_app_that_says_it_did_not_start_and_goes_on_is_ended() -> None:
+    ended: list[bool] = []
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        await receive()
+        await send({"type": "lifespan.startup.failed"})
+        try:
+            await receive()
+        finally:
+            ended.append(True)
+
+    async def whole() -> None:
+        with pytest.raises(RuntimeError, match="did not start"):
+            async with ASGITransport(app):
+                raise AssertionError("it did not start")
+        assert ended == [True]
+
+    asyncio.run(whole())
+
+
+def test_an_app_that_returns_from_its_lifespan_has_none() -> None:
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http":
+            await start(send)
+            await send({"type": "http.response.body", "body": b"x"})
+
+    async def test(transport: ASGITransport) -> None:
+        assert (await transport.handle_async_request(request())).status_code == 200
+
+    run(app, test)

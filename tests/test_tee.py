@@ -1,0 +1,143 @@
+"""The tee: what it keeps, what it leaves out, and what it does when the spool cannot be written."""
+
+import asyncio
+import errno
+import threading
+from pathlib import Path
+from typing import Any
+
+import httpx2
+import pytest
+
+from llmproxy.capture import spool
+from llmproxy.capture.spool import SpoolWriter
+from llmproxy.capture.tee import RequestHead, Tee
+from llmproxy.metrics import Metrics
+from tests.proxy import proxy_in_thread
+from tests.raw_upstream import answer, raw_upstream
+from tests.test_spool import bodies, exchange, read, segment, write
+
+
+def head(target: bytes = b"/v1/x", *headers: tuple[bytes, bytes]) -> RequestHead:
+    return RequestHead("up", None, "POST", target, headers)
+
+
+def test_credentials_are_never_written(tmp_path: Path) -> None:
+    def test(tee: Tee, writer: SpoolWriter) -> None:
+        tee.redact = frozenset((b"x-mine",))
+        secrets = [(b"authorization", b"Bearer sk-1"), (b"x-mine", b"sk-2"), (b"X-Mine", b"sk-3"), (b"x-a", b"kept")]
+        recording = tee.begin(head(b"/v1/x?api_key=sk-4&a=kept", *secrets))
+        recording.response(200, [(b"Set-Cookie", b"session=sk-5"), (b"X-Mine", b"sk-6")])
+        recording.end("complete")
+
+    write(tmp_path, test).close()
+    assert b"sk-" not in segment(tmp_path).read_bytes()
+    (got,) = read(tmp_path)
+    assert got.path == "/v1/x?api_key=[redacted]&a=kept"
+    assert [name for name, _ in got.request_headers] == [b"authorization", b"x-mine", b"X-Mine", b"x-a"]
+
+
+def test_the_first_end_wins_and_is_counted_once(tmp_path: Path) -> None:
+    def test(tee: Tee, writer: SpoolWriter) -> None:
+        recording = tee.begin(head())
+        recording.end("client_gone")
+        recording.end("interrupted", "too late")
+        assert tee.metrics.exchanges == {("up", "client_gone", 0): 1} and tee.metrics.in_flight == 0
+
+    write(tmp_path, test).close()
+    assert [(each.outcome, each.error) for each in read(tmp_path)] == [("client_gone", None)]
+
+
+def test_bodies_are_cut_at_the_limit_and_counted_whole(tmp_path: Path) -> None:
+    def test(tee: Tee, writer: SpoolWriter) -> None:
+        tee.max_body_bytes = 5
+        recording = tee.begin(head())
+        for piece in (b"1234", b"", b"5678", b"9"):
+            recording.request_body(piece)
+            recording.response_body(piece)
+        recording.end("complete")
+
+    write(tmp_path, test).close()
+    (got,) = read(tmp_path)
+    assert (got.request_body, got.request_bytes, got.request_truncated) == (b"12345", 9, True)
+    assert ([piece for _, piece in got.response_body], got.response_bytes) == ([b"1234", b"5"], 9)
+    assert got.response_truncated and got.error is None
+
+
+def test_without_a_spool_exchanges_are_only_counted() -> None:
+    tee = Tee(None, Metrics(), max_body_bytes=5)
+    recording = tee.begin(head())
+    recording.request_body(b"x")
+    assert recording.request_written()
+    recording.response(200, [])
+    recording.response_body(b"yy")
+    recording.end("complete")
+    asyncio.run(recording.durable())
+    assert tee.metrics.exchanges == {("up", "complete", 200): 1}
+    assert (tee.metrics.request_bytes["up"], tee.metrics.response_bytes["up"]) == (1, 2)
+
+
+@pytest.mark.parametrize("by", ["a large body", "a moment's wait"])
+def test_a_request_that_was_lost_before_it_was_asked_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, by: str
+) -> None:
+    """Records are written by the way, where many wait and by a timer: what fails then is not forgotten."""
+    lost: list[int] = []
+    writer = SpoolWriter(tmp_path, on_error=lambda error, records: lost.append(records))
+
+    def full(fd: int, pieces: list[bytes]) -> int:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    async def run() -> None:
+        tee = Tee(writer, Metrics(), max_body_bytes=1 << 20)
+        exchange(tee, b"before")
+        real = spool._write_all
+        monkeypatch.setattr(spool, "_write_all", full)
+        recording = tee.begin(head())
+        if by == "a large body":
+            recording.request_body(b"x" * 100_000)
+        while not lost:
+            await asyncio.sleep(0)
+        monkeypatch.setattr(spool, "_write_all", real)
+        assert not recording.request_written()
+        recording.end("complete")
+        exchange(tee, b"after")
+
+    asyncio.run(run())
+    writer.close()
+    assert lost == [2 if by == "a large body" else 1]
+    assert bodies(read(tmp_path)) == [b"before", b"after"]
+
+
+@pytest.mark.parametrize("on_spool_error", ["forward", "refuse"])
+def test_a_full_disk_stops_no_exchange_unless_that_is_wanted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, on_spool_error: str
+) -> None:
+    real = spool._write_all
+    is_full = threading.Event()
+
+    def write_all(fd: int, pieces: list[bytes]) -> int:
+        if is_full.is_set():
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return real(fd, pieces)
+
+    monkeypatch.setattr(spool, "_write_all", write_all)
+    with raw_upstream(lambda c, r: c.send(answer(b"x"))) as up:
+        configured: dict[str, Any] = {
+            "upstreams": {"up": {"base_url": up.url}},
+            "capture": {"on_spool_error": on_spool_error},
+        }
+        with proxy_in_thread(tmp_path, **configured) as proxy, httpx2.Client(base_url=proxy.url) as client:
+            statuses = []
+            for number in range(4):
+                if number in (1, 2):
+                    is_full.set()
+                else:
+                    is_full.clear()
+                statuses.append(client.post(f"/v1/{number}", content=b"{}").status_code)
+            assert statuses == ([200] * 4 if on_spool_error == "forward" else [200, 503, 503, 200])
+            metrics = client.get("/_llmproxy/metrics").text
+            assert "llmproxy_spool_errors_total 2\n" in metrics
+            assert f"llmproxy_unrecorded_total {2 if on_spool_error == 'forward' else 0}\n" in metrics
+            assert [each.path for each in proxy.exchanges()] == ["/v1/0", "/v1/3"]
+        assert len(up.requests) == statuses.count(200)

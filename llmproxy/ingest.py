@@ -19,7 +19,8 @@ from pathlib import Path
 from sqlite_utils import Database
 
 from llmproxy.capture.exchange import Exchange
-from llmproxy.capture.spool_reader import Recorded, SpoolReader
+from llmproxy.capture.segment_reader import Recorded
+from llmproxy.capture.spool_reader import SpoolReader
 from llmproxy.config import CaptureConfig, ConfigError
 from llmproxy.reconstruct import Reconstruction, api_of
 from llmproxy.reconstruct.turn import NotReconstructed, Turn

@@ -3,6 +3,7 @@
 import argparse
 import dataclasses
 import json
+import math
 import os
 import platform
 import sys
@@ -83,8 +84,17 @@ class Suite:
 
 def _plain(figures: Sequence[Figures]) -> list[dict[str, Any]]:
     return [
-        {"contestant": one.contestant, "rounds": [dataclasses.asdict(taken) for taken in one.rounds]} for one in figures
+        {
+            "contestant": one.contestant,
+            "rounds": [dataclasses.asdict(taken, dict_factory=_json_object) for taken in one.rounds],
+        }
+        for one in figures
     ]
+
+
+def _json_object(fields: list[tuple[str, Any]]) -> dict[str, Any]:
+    # JSON has no NaN, which is what a figure is that was not measured.
+    return {name: None if isinstance(value, float) and math.isnan(value) else value for name, value in fields}
 
 
 def main() -> int:
@@ -93,6 +103,7 @@ def main() -> int:
     if not sys.platform.startswith("linux"):
         print("the benchmarks read /proc and need Linux", file=sys.stderr)
         return 1
+    processes.end_tidily()
     processes.allow_many_files()
     machine = _machine()
     print(f"{machine}; {arguments.rounds} rounds of {arguments.seconds:g} s\n", flush=True)

@@ -28,7 +28,7 @@ from pathlib import Path
 
 from benchmarks.contestants import child_environment
 from benchmarks.conversations import Call, agent, fill, long_conversations, short_turns, unique_bytes
-from benchmarks.processes import ROOT, BenchmarkError, pinned_places
+from benchmarks.processes import POLL_SECONDS, ROOT, BenchmarkError, end_tidily, pinned_places
 from benchmarks.tables import number, table
 
 Calls = Callable[[], Iterator[Call]]
@@ -73,17 +73,19 @@ def drain(folder: Path, calls: Iterator[Call], environment: Mapping[str, str]) -
 
 
 def _wait(process: subprocess.Popen[bytes], deadline: float) -> resource.struct_rusage:
-    """What the process used, which only whoever reaps it is told."""
-    while True:
-        pid, status, usage = os.wait4(process.pid, os.WNOHANG)
-        if pid:
-            process.returncode = os.waitstatus_to_exitcode(status)
-            return usage
-        if time.monotonic() > deadline:
+    """What the process used, which only whoever reaps it is told. It has ended afterwards, whatever happens."""
+    try:
+        while time.monotonic() < deadline:
+            pid, status, usage = os.wait4(process.pid, os.WNOHANG)
+            if pid:
+                process.returncode = os.waitstatus_to_exitcode(status)
+                return usage
+            time.sleep(POLL_SECONDS)
+        raise BenchmarkError(f"ingest did not end in {DRAIN_SECONDS:.0f} s")
+    finally:
+        if process.returncode is None:
             process.kill()
             process.wait()
-            raise BenchmarkError(f"ingest did not end in {DRAIN_SECONDS:.0f} s")
-        time.sleep(0.002)
 
 
 def _see_that_all_arrived(database: Path, exchanges: int) -> None:
@@ -114,6 +116,7 @@ def main() -> int:
     parser.add_argument("--json", type=Path, metavar="FILE")
     arguments = parser.parse_args()
     scale: float = arguments.scale
+    end_tidily()
 
     def some(count: int) -> int:
         return max(1, round(count * scale))

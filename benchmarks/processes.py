@@ -5,6 +5,7 @@ import resource
 import signal
 import socket
 import subprocess
+import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -197,6 +198,11 @@ def memory(pids: Sequence[int]) -> Memory:
             elif line.startswith("Pss:"):
                 pss += int(line.split()[1])
     return Memory(rss, pss)
+
+
+def end_tidily() -> None:
+    """Let SIGTERM end us as Ctrl-C does: with all processes ended and all files removed."""
+    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
 
 
 def allow_many_files() -> None:

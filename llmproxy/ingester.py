@@ -7,6 +7,7 @@ import os
 import signal
 import sys
 import time
+from pathlib import Path
 
 from llmproxy.capture.spool_reader import backlog
 from llmproxy.config import CaptureConfig
@@ -34,6 +35,13 @@ def _give_way() -> None:
         os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))
     else:
         os.nice(19)
+    # Linux may weigh sessions against each other before processes (sched(7), autogroup), and we have one of our own.
+    autogroup = Path("/proc/self/autogroup")
+    if autogroup.exists():
+        try:
+            autogroup.write_text("19")
+        except OSError as exc:
+            logger.debug("%s cannot be written: %s", autogroup, exc.strerror)
 
 
 def follow(capture: CaptureConfig, *, drain: bool) -> int:

@@ -69,14 +69,20 @@ class Upstreams:
 
 @asynccontextmanager
 async def open_upstreams(config: Config) -> AsyncIterator[Upstreams]:
-    """The upstreams of a configuration with their transports open. Raises `ConfigError` for an app that cannot load."""
+    """The upstreams of a configuration with their transports open.
+
+    Raises `ConfigError` for an app that cannot be loaded or does not start.
+    """
     async with AsyncExitStack() as stack:
         direct: httpx2.AsyncBaseTransport | None = None
         upstreams = {}
         for name, upstream in config.upstreams.items():
             if upstream.app is not None:
                 transport: httpx2.AsyncBaseTransport = ASGITransport(load_app(upstream.app, upstream.options, name))
-                await stack.enter_async_context(transport)
+                try:
+                    await stack.enter_async_context(transport)
+                except RuntimeError as exc:
+                    raise ConfigError(f"upstreams.{name}.app: {upstream.app}: {exc}") from exc
             elif proxy := outward_proxy(upstream):
                 transport = await stack.enter_async_context(_proxied_transport(proxy, name))
             else:

@@ -184,6 +184,22 @@ def test_a_proxy_that_cannot_be_used(monkeypatch: pytest.MonkeyPatch, proxy: str
     assert "pw-x" not in str(raised.value)
 
 
+async def an_app_that_does_not_start(scope: Any, receive: Any, send: Any) -> None:
+    await receive()
+    await send({"type": "lifespan.startup.failed", "message": "no weights"})
+
+
+def test_an_app_that_does_not_start_is_named() -> None:
+    app = f"{__name__}:an_app_that_does_not_start"
+
+    async def run() -> None:
+        async with open_upstreams(Config(upstreams={"up": UpstreamConfig(app=app)})):
+            raise AssertionError("it cannot be opened")
+
+    with pytest.raises(ConfigError, match=rf"^upstreams\.up\.app: {app}: the app did not start: no weights"):
+        asyncio.run(run())
+
+
 def test_default_headers() -> None:
     config = UpstreamConfig(base_url="https://a/v1", default_headers={"X-A": "1", "X-Drop": None, "x-b": "2"})
     upstream = make_upstream("up", config, httpx2.MockTransport(lambda request: httpx2.Response(200)))

@@ -118,9 +118,7 @@ def _request(
     caller: Caller,
     stream: httpx2.AsyncByteStream,
 ) -> httpx2.Request:
-    replaced = upstream.replaced
-    if caller.key_header is not None:
-        replaced |= {caller.key_header}
+    replaced = upstream.replaced | caller.key_headers if caller.key_headers else upstream.replaced
     headers = request_headers(scope["headers"], upstream.host, upstream.defaults, replaced)
     if get(scope["headers"], b"transfer-encoding") is not None:
         headers.append((b"transfer-encoding", b"chunked"))

@@ -23,10 +23,10 @@ _KEY_HEADERS = (b"x-llmproxy-key", b"authorization", b"x-api-key")
 
 @dataclass(frozen=True, slots=True)
 class Caller:
-    """Who was let in: the name of the client, and the field that carried its key, which is never sent on."""
+    """Who was let in: the name of the client, and the fields that carried its key, which are never sent on."""
 
     client: str | None = None
-    key_header: bytes | None = None
+    key_headers: frozenset[bytes] = frozenset()
 
 
 _ANYONE = Caller()
@@ -99,18 +99,11 @@ class Guard:
         return is_loopback(name) or name in self._hosts or host.decode("latin-1").lower() in self._hosts
 
     def _client(self, headers: Headers) -> Caller:
-        for header in _KEY_HEADERS:
-            value = get(headers, header)
-            if value is None:
-                continue
-            if header == b"authorization":
-                scheme, _, value = value.partition(b" ")
-                if scheme.lower() != b"bearer":
-                    continue
-                value = value.strip()
-            name = self._name_of(value)
+        sent = {header: key for header in _KEY_HEADERS if (key := _key_in(headers, header)) is not None}
+        for key in sent.values():
+            name = self._name_of(key)
             if name is not None:
-                return Caller(name, header)
+                return Caller(name, frozenset(header for header, other in sent.items() if other == key))
         raise ProxyError(
             "client_key_required",
             "this llmproxy asks for a key of its own: send it as 'Authorization: Bearer …' or 'x-api-key', or as"
@@ -129,3 +122,11 @@ class Guard:
 def _without_port(host: str) -> str:
     match = _HOST.fullmatch(host)
     return (match[1] or match[2]) if match else ""
+
+
+def _key_in(headers: Headers, header: bytes) -> bytes | None:
+    value = get(headers, header)
+    if value is None or header != b"authorization":
+        return value
+    scheme, _, credentials = value.partition(b" ")
+    return credentials.strip() if scheme.lower() == b"bearer" else None

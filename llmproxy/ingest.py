@@ -20,6 +20,7 @@ from sqlite_utils import Database
 
 from llmproxy.capture.exchange import Exchange
 from llmproxy.capture.segment_reader import Recorded
+from llmproxy.capture.spool import make_folder
 from llmproxy.capture.spool_reader import SpoolReader
 from llmproxy.config import CaptureConfig, ConfigError
 from llmproxy.reconstruct import Reconstruction, api_of
@@ -285,7 +286,7 @@ class SpoolLock:
     """The spool's lock: one ingester at a time. Given up by the system when its process dies."""
 
     def __init__(self, folder: Path) -> None:
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        make_folder(folder)
         self._fd = os.open(folder / "ingest.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
 
     def acquire(self) -> bool:

@@ -18,11 +18,13 @@ from pathlib import Path
 from types import FrameType
 
 import uvicorn
+from uvicorn.config import STARTUP_FAILURE
 
 from llmproxy.app import App
+from llmproxy.capture.spool import make_folder
 from llmproxy.config import CaptureConfig, Config, ConfigError
 from llmproxy.errors import ResponseCut
-from llmproxy.upstreams import is_loopback
+from llmproxy.upstreams import is_loopback, load_app
 
 # Longer than what clients' pools keep an idle connection for (httpx 5 s, browsers 60 s or so): it is then the client
 # that closes it, and no request meets a connection that we are closing.
@@ -44,6 +46,9 @@ def check_startable(config: Config) -> None:
             f"host: {config.host} can be reached from other machines, and anyone there could use your keys:"
             " set security.clients, or pass --insecure if that is meant"
         )
+    for name, upstream in config.upstreams.items():
+        if upstream.app is not None:
+            load_app(upstream.app, upstream.options, name)
     if config.capture.active:
         check_recordable(config.capture)
 
@@ -52,7 +57,7 @@ def check_recordable(capture: CaptureConfig) -> None:
     """Refuse a database or a spool that can never be written. Raises `ConfigError`."""
     database = capture.database_path
     try:
-        database.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        make_folder(database.parent)
         if database.is_dir():
             raise ConfigError(f"capture.database: {database} is a folder; name a file in it")
         if database.exists():
@@ -67,7 +72,7 @@ def check_recordable(capture: CaptureConfig) -> None:
         ) from None
     spool = capture.spool_path
     try:
-        spool.mkdir(mode=0o700, parents=True, exist_ok=True)
+        make_folder(spool)
         _probe(spool)
     except OSError as exc:
         raise ConfigError(f"capture.spool: {spool} cannot be written: {exc.strerror}; choose another folder") from None
@@ -129,7 +134,11 @@ def _run_server(config: Config, sock: socket.socket) -> bool:
     if config.workers > 1:
         return Workers(config, sock).run()
     server = _server(config)
-    server.run(sockets=[sock])
+    try:
+        server.run(sockets=[sock])
+    except SystemExit as exc:  # uvicorn's way to say that the app's lifespan failed
+        if exc.code != STARTUP_FAILURE:
+            raise
     if not server.started:
         raise ServeError("the server did not start; see the message above")
     return server.force_exit

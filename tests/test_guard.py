@@ -156,3 +156,12 @@ def test_a_clients_key_is_recorded_by_name_and_never_sent_on(tmp_path: Path, hea
     assert KEY.encode() not in request.head
     assert (b"the-providers" in request.head) == (header == "x-llmproxy-key")
     assert all(KEY.encode() not in path.read_bytes() for path in tmp_path.rglob("*") if path.is_file())
+
+
+def test_a_key_that_is_sent_twice_is_taken_out_twice(tmp_path: Path) -> None:
+    sent = {"authorization": f"Bearer {KEY}", "x-api-key": KEY}
+    with raw_upstream(lambda c, r: c.send(answer(b"x"))) as up:
+        upstreams = {"up": {"base_url": f"{up.url}/v1"}}
+        with proxy_in_thread(tmp_path, upstreams=upstreams, security={"clients": {"alice": KEY}}) as proxy:
+            assert httpx2.post(f"{proxy.url}/v1/x", content=b"{}", headers=sent).status_code == 200
+    assert KEY.encode() not in up.requests[0].head

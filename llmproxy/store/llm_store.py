@@ -19,6 +19,7 @@ from llm.models import _conversation_name
 from llm.parts import Message, TextPart
 from sqlite_utils import Database
 
+from llmproxy.capture.spool import make_folder
 from llmproxy.reconstruct.turn import Output, Turn
 from llmproxy.store.exchanges import migrations, utc
 
@@ -35,7 +36,7 @@ def open_database(path: Path, *, full_sync: bool = False) -> Database:
 
     Raises `sqlite3.Error` or `OSError`.
     """
-    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    make_folder(path.parent)
     if not path.exists():
         path.touch(mode=0o600)
     connection = sqlite3.connect(path, timeout=2.0, isolation_level=None)

@@ -1,0 +1,1 @@
+"""Captured turns run again, against other models: `llmproxy bench`."""

@@ -67,10 +67,10 @@ def long_conversations(conversations: int, turns: int, messages: int = 200) -> I
             history += [_assistant(answer), _user(f"{which}, go on from {turn}: {text(100)}")]
 
 
-def agent(turns: int) -> Iterator[Call]:
+def agent(turns: int, result_bytes: int = 1500) -> Iterator[Call]:
     """An agent at work: 30 tools and a system prompt of 20 KB, sent in full each turn with the history.
 
-    Each answer calls a tool; the next request holds its result of 1.5 KB.
+    Each answer calls a tool; the next request holds its result.
     """
     tools = [_tool(at) for at in range(TOOLS)]
     history = [{"role": "system", "content": text(SYSTEM_PROMPT_BYTES)}, _user("Mend the failing test.")]
@@ -84,7 +84,7 @@ def agent(turns: int) -> Iterator[Call]:
         response = completion("")
         response["choices"][0] |= {"message": answer, "finish_reason": "tool_calls"}
         yield Call(compact({"model": "benchmark", "tools": tools, "messages": history}), (compact(response),))
-        history += [answer, {"role": "tool", "tool_call_id": call["id"], "content": f"{turn}: {text(1500)}"}]
+        history += [answer, {"role": "tool", "tool_call_id": call["id"], "content": f"{turn}: {text(result_bytes)}"}]
 
 
 def unique_bytes(calls: Iterable[Call]) -> int:

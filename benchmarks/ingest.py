@@ -6,8 +6,9 @@ turn (starting, making the database) is subtracted. Every exchange must be in th
 - `short turns`: each a conversation of its own. `200 messages, new`: conversations that come with 200 messages that
   were never seen, each of which is stored. `200 messages, going on`: such conversations turn by turn; after the first,
   all but two messages are known, which is what an agent's or a chat's traffic is.
-- The agent: 200 turns with 30 tools and a system prompt of 20 KB, all sent in full each turn. The database's size is
-  told over the unique bytes: each message and tool once, each response in full.
+- The agent: 200 turns with 30 tools and a system prompt of 20 KB, all sent in full each turn. Each turn's tool result
+  has 1.5 KB (a listing, a test's output), or 8 KB (a file that was read). The database's size is told over the unique
+  bytes: each message and tool once, each response in full.
 
 Peak memory is the resident set's, of the whole run; it must not grow with what waits.
 """
@@ -24,6 +25,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 
 from benchmarks.contestants import child_environment
@@ -35,6 +37,7 @@ Calls = Callable[[], Iterator[Call]]
 
 DRAIN_SECONDS = 900.0
 AGENT_TURNS = 200
+AGENT_RESULT_BYTES = (1500, 8000)
 DATABASE = "logs.db"
 
 
@@ -126,8 +129,9 @@ def main() -> int:
         "short turns, 4 times as many": lambda: short_turns(some(20000)),
         "200 messages, new": lambda: long_conversations(some(200), 1),
         "200 messages, going on": lambda: long_conversations(some(20), 30),
-        f"agent, {AGENT_TURNS} turns": lambda: agent(AGENT_TURNS),
     }
+    agents = {f"agent, results of {size / 1000:g} KB": size for size in AGENT_RESULT_BYTES}
+    loads |= {name: partial(agent, AGENT_TURNS, size) for name, size in agents.items()}
     drained: dict[str, Drained] = {}
     with tempfile.TemporaryDirectory(prefix="llmproxy-benchmarks-") as scratch:
         environment = child_environment(Path(scratch))
@@ -140,13 +144,16 @@ def main() -> int:
             print(f"benchmarks: {exc}", file=sys.stderr)
             return 1
     print(_table(drained, single))
-    unique = unique_bytes(agent(AGENT_TURNS))
-    told = drained[f"agent, {AGENT_TURNS} turns"]
-    print(
-        f"\nThe agent's {AGENT_TURNS} turns: {told.spooled:,} bytes passed, {unique:,} of them unique,"
-        f" {told.database:,} in the database: {told.database / unique:.2f} of the unique ones,"
-        f" {told.spooled / told.database:.0f} times less than passed. One turn takes {single.database:,}."
-    )
+    print(f"\nA database of one short turn takes {single.database:,} bytes.")
+    unique: dict[str, int] = {}
+    for name, size in agents.items():
+        told = drained[name]
+        unique[name] = unique_bytes(agent(AGENT_TURNS, size))
+        print(
+            f"{name}: {told.spooled:,} bytes passed, {unique[name]:,} of them unique, {told.database:,} in the database:"
+            f" {told.database / unique[name]:.2f} of the unique ones"
+            f" ({(told.database - single.database) / unique[name]:.2f} beyond a database of one short turn)."
+        )
     if arguments.json:
         result = {name: asdict(one) for name, one in drained.items()} | {"single": asdict(single), "unique": unique}
         arguments.json.write_text(json.dumps(result, indent=1) + "\n")

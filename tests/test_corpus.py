@@ -1,6 +1,9 @@
 """Every recorded exchange of real providers, through the proxy over real sockets, read back from the database."""
 
 import json
+import os
+import subprocess
+import sys
 from typing import Any
 
 import httpx2
@@ -78,6 +81,20 @@ def test_every_record_is_a_row_and_every_answer_a_turn(recorded: Any) -> None:
     }
     assert answered - with_turns == silent
     assert LogStore(db).verify() == []
+
+
+def test_llm_logs_reads_all_of_it(recorded: Any) -> None:
+    home, _, _ = recorded
+    said = subprocess.run(
+        [sys.executable, "-m", "llm", "logs", "list", "--json", "-n", "0"],
+        env={**os.environ, "LLM_USER_PATH": str(home)},
+        capture_output=True,
+        check=True,
+        timeout=60,
+    )
+    assert said.stderr == b""
+    turns = sqlite_utils.Database(home / "logs.db")["turns"].count
+    assert len(json.loads(said.stdout)) == turns > 250
 
 
 def test_text_tool_calls_and_usage_are_the_references(recorded: Any) -> None:

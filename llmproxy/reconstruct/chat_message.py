@@ -65,7 +65,7 @@ def read_message(
             if not is_reasoning_read:
                 parts += reasoning_parts(given, notes)
             is_reasoning_read = True
-        else:
+        elif given.get(field) is not None:
             parts += _parts_of_field(field, given.get(field), notes, audio_format)
     return Message(role, parts, namespaced("openai", metadata))
 

@@ -1,7 +1,8 @@
 """JSON as others send it: parsed with bounds, and read field by field without trust in its types."""
 
 import json
-from collections.abc import Iterable, Iterator, Mapping
+import math
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 from llmproxy.reconstruct.turn import NotReconstructed
@@ -43,19 +44,30 @@ def _refuse_constant(name: str) -> Any:
     raise ValueError(f"{name} is not JSON")
 
 
+def _finite(digits: str) -> float:
+    value = float(digits)
+    if math.isinf(value):
+        raise ValueError(f"{digits[:20]} is no number that can be kept")
+    return value
+
+
 _DECODER = json.JSONDecoder(parse_constant=_no_constant)
-_STRICT_DECODER = json.JSONDecoder(parse_constant=_refuse_constant)
+_STRICT_DECODER = json.JSONDecoder(parse_constant=_refuse_constant, parse_float=_finite)
 
 
-def parse(text: bytes | str, what: str) -> Any:
-    """The value of a JSON text. `what` names the text in the reason of the `NotReconstructed` that is raised else."""
+def parse(text: bytes | str, what: str, number: Callable[[str], float] | None = None) -> Any:
+    """The value of a JSON text. `what` names the text in the reason of the `NotReconstructed` that is raised else.
+
+    `number` makes a float of the digits of each number with a point or an exponent.
+    """
+    decoder = json.JSONDecoder(parse_constant=_no_constant, parse_float=number) if number else _DECODER
     if isinstance(text, bytes):
         try:
             text = text.decode("utf-8-sig")
         except UnicodeDecodeError as error:
             raise NotReconstructed(f"{what} is not UTF-8", str(error)) from error
     try:
-        value = _DECODER.decode(text)
+        value = decoder.decode(text)
     except RecursionError as error:
         raise NotReconstructed(f"{what} is nested too deeply") from error
     except ValueError as error:  # also int's limit of 4300 digits

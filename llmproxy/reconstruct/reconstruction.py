@@ -9,11 +9,11 @@ from llm import Tool
 from llmproxy.reconstruct import anthropic_messages, chat_completions, completions, embeddings, responses
 from llmproxy.reconstruct.credentials import without_credentials
 from llmproxy.reconstruct.decoding import ContentDecoder, codings_of
-from llmproxy.reconstruct.json_values import Notes, parse
+from llmproxy.reconstruct.json_values import Notes
 from llmproxy.reconstruct.machine import RequestReading, ResponseMachine
 from llmproxy.reconstruct.response_body import Answer, Failure, NoResponse
 from llmproxy.reconstruct.session import session_of
-from llmproxy.reconstruct.text import storable
+from llmproxy.reconstruct.text import parse_storable, storable
 from llmproxy.reconstruct.turn import Api, NotReconstructed, Turn
 
 # The longest first where one ends as another does.
@@ -60,7 +60,7 @@ class Reconstruction:
         self._notes = Notes()
         if request_truncated:
             raise NotReconstructed("request body was cut")
-        body = storable(_request_object(request_headers, request_body, self._notes), self._notes)
+        body = _request_object(request_headers, request_body, self._notes)
         self._request = _READERS[api](body)
         self._session = session_of(request_headers, body)
         self._response: NoResponse | None = None
@@ -89,7 +89,9 @@ class Reconstruction:
         Raises `NotReconstructed` for a complete successful response that is not what it should be.
         """
         response = self._response or NoResponse()
-        reading = response.finish(complete=complete)
+        # What came with the request is storable already. Of the response it is known only now: two deltas may hold the
+        # two halves of one character.
+        reading = storable(response.finish(complete=complete), self._notes)
         self._notes.extend((*self._request.notes, *reading.notes))
         turn = Turn(
             api=self._api,
@@ -111,7 +113,6 @@ class Reconstruction:
             error=reading.error,
             first_token_us=response.first_token_us,
         )
-        turn = storable(turn, self._notes)
         return dataclasses.replace(turn, notes=storable(tuple(self._notes), Notes()))
 
 
@@ -120,7 +121,7 @@ def _request_object(headers: Sequence[tuple[bytes, bytes]], body: bytes, notes: 
     decoded = decoder.feed(body) + decoder.finish()
     if decoder.trouble is not None:
         raise NotReconstructed(decoder.trouble)
-    value = parse(decoded, "request body")
+    value = parse_storable(decoded, "request body", notes)
     if not isinstance(value, dict):
         raise NotReconstructed("request body is not an object")
     return value

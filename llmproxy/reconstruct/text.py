@@ -2,11 +2,15 @@
 
 import dataclasses
 import math
+import re
 from typing import Any, TypeVar
 
-from llmproxy.reconstruct.json_values import Notes
+from llmproxy.reconstruct.json_values import Notes, parse
 
 T = TypeVar("T")
+
+# What is no escape may match too (a path that ends in a backslash): that only costs time.
+_SURROGATE_ESCAPE = re.compile(rb"\\u[dD]")
 
 
 def storable(value: T, notes: Notes) -> T:
@@ -16,6 +20,20 @@ def storable(value: T, notes: Notes) -> T:
     joined; a lone one becomes U+FFFD, noted. NUL is kept. What needs no change is returned as it is, not copied.
     """
     return _storable(value, notes)  # type: ignore[no-any-return]
+
+
+def parse_storable(text: bytes, what: str, notes: Notes) -> Any:
+    """`parse`, and `storable` where there is need: to look at each value takes longer than to parse them."""
+    infinite: list[str] = []
+
+    def number(digits: str) -> float:
+        value = float(digits)
+        if math.isinf(value):
+            infinite.append(digits)
+        return value
+
+    value = parse(text, what, number)
+    return storable(value, notes) if infinite or _SURROGATE_ESCAPE.search(text) else value
 
 
 def storable_text(text: str, notes: Notes) -> str:

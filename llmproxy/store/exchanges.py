@@ -111,6 +111,25 @@ def m002_turns(db: Database) -> None:
     )
 
 
+@migrations()
+def m003_tool_sets(db: Database) -> None:
+    # Thirty tools sent with each of two hundred requests are one set: `llm`'s `turn_tools` would take 2.4 KB a turn.
+    # A turn has rows there where its thread begins or its tools change; here every turn has its own.
+    db.execute("create table llmproxy_tool_sets (id integer primary key, tools text unique)")
+    db.execute("alter table llmproxy_turns add column tool_set integer references llmproxy_tool_sets(id)")
+    db.execute(
+        """
+        create view llmproxy_turn_tools as
+        select llmproxy_turns.turn_id, tool.key as position, tools.id as tool_id, tools.name, tools.description,
+               tools.input_schema
+          from llmproxy_turns
+          join llmproxy_tool_sets on llmproxy_tool_sets.id = llmproxy_turns.tool_set
+          join json_each(llmproxy_tool_sets.tools) as tool
+          join tools on tools.id = tool.value
+        """
+    )
+
+
 def exchange_row(
     exchange: Exchange,
     *,

@@ -7,25 +7,21 @@ version of `llm` changes it.
 import hashlib
 import json
 import sqlite3
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from condense_json import condense_json
 from llm import Tool
-from llm.logs import LogStore, _attachments_of, condense_payload
+from llm.logs import LogStore, _attachments_of
 from llm.models import _conversation_name
 from llm.parts import Message, TextPart
 from sqlite_utils import Database
 
 from llmproxy.capture.spool import make_folder
 from llmproxy.reconstruct.turn import Output, Turn
-from llmproxy.store.exchanges import migrations, utc
+from llmproxy.store.exchanges import insert, migrations, utc
+from llmproxy.store.log_store import BulkLogStore, response_text
 
-# `condense_payload` looks for each stored string at each place of the payload: 0.9 s were seen for a payload of 1 MB
-# whose text the messages do not hold, and it grows with the square. Larger ones are stored as they are.
-CONDENSE_BYTES = 64 * 1024
 CACHE_KIB = 48 * 1024
 
 
@@ -54,60 +50,31 @@ def open_database(path: Path, *, full_sync: bool = False) -> Database:
     return db
 
 
-@dataclass(frozen=True, slots=True)
-class _Model:
-    model_id: str
-
-
-@dataclass(frozen=True, slots=True)
-class _Prompt:
-    """What `LogStore.log` reads of `llm.Prompt`."""
-
-    messages: Sequence[Message]
-    options: Mapping[str, Any]
-    tools: Sequence[Tool]
-    schema: Mapping[str, Any] | None
-    prompt: str = ""
-    system: str = ""
-    fragments: Sequence[str] = ()
-    system_fragments: Sequence[str] = ()
-    tool_results: Sequence[Any] = ()
-
-
-@dataclass(frozen=True, slots=True)
-class _Response:
-    """What `LogStore.log` reads of `llm.Response`."""
-
-    id: str
-    model: _Model
-    prompt: _Prompt
-    output: Sequence[Message]
-    resolved_model: str | None
-    input_tokens: int | None
-    output_tokens: int | None
-    token_details: Mapping[str, Any] | None
-    milliseconds: int | None
-    started: float
-    # Written afterwards: see CONDENSE_BYTES.
-    response_json: None = None
-    conversation: None = None
-
-    def _messages_now(self) -> Sequence[Message]:
-        return self.output
-
-    def duration_ms(self) -> int | None:
-        return self.milliseconds
-
-    def datetime_utc(self) -> str:
-        return utc(self.started)
-
-
 class TurnStore:
     """Writes turns and threads into `llm`'s tables."""
 
     def __init__(self, db: Database) -> None:
         self.db = db
-        self._logs = LogStore(db)
+        self._logs = BulkLogStore(db)
+
+    def tool_set(self, tools: Sequence[Tool]) -> int | None:
+        """The row in `llmproxy_tool_sets` of the tools that a request was given, made where it is not there; None for
+        none."""
+        if not tools:
+            return None
+        ids = json.dumps(self._logs.tool_ids(tools))
+        self.db.conn.execute("insert or ignore into llmproxy_tool_sets (tools) values (?)", [ids])
+        row = self.db.conn.execute("select id from llmproxy_tool_sets where tools = ?", [ids]).fetchone()
+        return int(row[0])
+
+    def name_tools(self, turn_id: str, tool_set: int | None) -> None:
+        """Give a turn its rows in `turn_tools`, where `llm logs` looks for the tools of a thread."""
+        if tool_set is not None:
+            self.db.conn.execute(
+                "insert or ignore into turn_tools (turn_id, tool_id) select ?, tool.value"
+                " from llmproxy_tool_sets, json_each(llmproxy_tool_sets.tools) as tool where llmproxy_tool_sets.id = ?",
+                [turn_id, tool_set],
+            )
 
     def write_turn(
         self,
@@ -117,28 +84,43 @@ class TurnStore:
         turn_id: str,
         thread_id: str,
         input: Sequence[Message],
+        tool_set: int | None,
         started: float,
         milliseconds: int | None,
     ) -> None:
-        """Write one answer of a turn, on the whole chain of its input, into a thread that exists."""
-        response = _Response(
-            id=turn_id,
-            model=_Model(turn.model or turn.resolved_model or "unknown"),
-            prompt=_Prompt(messages=input, options=turn.options, tools=turn.tools, schema=turn.schema),
-            output=output.messages,
-            resolved_model=turn.resolved_model,
-            input_tokens=turn.usage.input_tokens,
-            output_tokens=turn.usage.output_tokens,
-            token_details=dict(turn.usage.details) or None,
-            milliseconds=milliseconds,
-            started=started,
-        )
+        """Write one answer of a turn, on the whole chain of its input, into a thread that exists.
+
+        `tool_set`: given where the turn is to have rows in `turn_tools`.
+        """
         self._tell_attachments_apart([*input, *output.messages])
-        self._logs.log(response, thread_id)
-        if turn.response_json is not None:
-            self.db.execute(
-                "update turns set response_json = ? where id = ?", [_condensed(turn, output.messages), turn_id]
-            )
+        parent = self._logs.ensure_chain(input)
+        tip = self._logs.ensure_chain(output.messages, parent=parent)
+        self.name_tools(turn_id, tool_set)
+        options = {key: value for key, value in turn.options.items() if value is not None}
+        insert(
+            self.db.conn,
+            "turns",
+            {
+                "id": turn_id,
+                "thread_id": thread_id,
+                "parent_message_hash": parent,
+                "tip_message_hash": tip,
+                "model": turn.model or turn.resolved_model or "unknown",
+                "resolved_model": turn.resolved_model,
+                "options_json": json.dumps(options) if options else None,
+                "schema_id": self._logs.schema_id(turn.schema),
+                "input_tokens": turn.usage.input_tokens,
+                "output_tokens": turn.usage.output_tokens,
+                "token_details": json.dumps(dict(turn.usage.details)) if turn.usage.details else None,
+                "duration_ms": milliseconds,
+                "datetime_utc": utc(started),
+                # Read back with the tools that `turn_tools` names, so written with no others.
+                "response_json": response_text(
+                    turn.response_json, output.messages, turn.tools if tool_set is not None else (), turn.schema
+                ),
+            },
+        )
+        self._logs.index_turn(turn_id)
 
     def _tell_attachments_apart(self, messages: Sequence[Message]) -> None:
         """`llm` keeps one row for an attachment's content, and with it one type, while a message's hash covers both:
@@ -201,12 +183,3 @@ class TurnStore:
         """The whole conversation up to and including a turn's answer, oldest first; empty where it is not stored."""
         row = self.db.execute("select tip_message_hash from turns where id = ?", [turn_id]).fetchone()
         return self._logs.load_chain(row[0]) if row is not None else []
-
-
-def _condensed(turn: Turn, output: Sequence[Message]) -> str | None:
-    plain = json.dumps(turn.response_json)
-    if len(plain) > CONDENSE_BYTES:
-        # Without replacements it only escapes what would be read as one.
-        return json.dumps(condense_json(turn.response_json, {}))
-    tools = [(tool.name, tool.description) for tool in turn.tools]
-    return condense_payload(turn.response_json, output, tools, schema=turn.schema)

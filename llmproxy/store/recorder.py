@@ -82,7 +82,8 @@ class DatabaseRecorder:
             )
             for at, output in enumerate(outputs)
         ]
-        place = self._threads.add(exchange.id, turn, parent=parent, wanted=hint, answers=answers)
+        tool_set = self._turns.tool_set(turn.tools)
+        place = self._threads.add(exchange.id, turn, parent=parent, wanted=hint, answers=answers, tool_set=tool_set)
         self._turns.ensure_thread(place.thread_id, input, place.forked_from, exchange.started)
         duration = None if exchange.duration_us is None else round(exchange.duration_us / 1000)
         # The first answer last, so that the thread ends with it.
@@ -93,6 +94,7 @@ class DatabaseRecorder:
                 turn_id=answer.turn_id,
                 thread_id=place.thread_id,
                 input=input,
+                tool_set=tool_set if place.new_tools else None,
                 started=exchange.started,
                 milliseconds=duration,
             )

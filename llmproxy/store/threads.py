@@ -40,6 +40,7 @@ class ThreadStore(Protocol):
     def move_turn(self, turn_id: str, thread_id: str) -> None: ...
     def point_thread(self, thread_id: str, turn_id: str) -> None: ...
     def fork_thread(self, thread_id: str, forked_from: str | None) -> None: ...
+    def name_tools(self, turn_id: str, tool_set: int | None) -> None: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,10 +54,14 @@ class Parent:
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """Where a turn goes when it is stored. `settle` may move it, and others, afterwards."""
+    """Where a turn goes when it is stored. `settle` may move it, and others, afterwards.
+
+    `new_tools`: its tools are not those of the turn before it in the thread.
+    """
 
     thread_id: str
     forked_from: str | None
+    new_tools: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,12 +137,16 @@ class Threads:
         parent: Parent | None,
         wanted: Wanted,
         answers: Sequence[Answer],
+        tool_set: int | None = None,
     ) -> Place:
         """Enter a turn into the index and say where to store it."""
-        place = Place(exchange_id, None)
+        place = Place(exchange_id, None, True)
         if parent is not None:
-            taken = self._heir(parent.exchange_id, parent.thread_id) is not None
-            place = Place(exchange_id, parent.thread_id) if taken else Place(parent.thread_id, None)
+            if self._heir(parent.exchange_id, parent.thread_id) is not None:
+                place = Place(exchange_id, parent.thread_id, True)
+            else:
+                new_tools = self._column(parent.exchange_id, "tool_set") != tool_set
+                place = Place(parent.thread_id, None, new_tools)
         kin = _kin(turn)
         for answer in answers:
             insert(
@@ -160,6 +169,7 @@ class Threads:
                     "response_id": turn.response_id,
                     "conversation": turn.conversation,
                     "session": wanted.session,
+                    "tool_set": tool_set,
                 },
             )
             for tool_call_id in answer.calls:
@@ -259,6 +269,10 @@ class Threads:
         if old == new:
             return
         self._store.branch_thread(new, old)
+        # What moves may begin a thread now.
+        rows = self._db.execute("select turn_id, tool_set from llmproxy_turns where exchange_id = ?", [first])
+        for turn_id, tool_set in rows.fetchall():
+            self._store.name_tools(turn_id, tool_set)
         following: list[str] = [first]
         while following:
             exchange = following.pop()

@@ -5,7 +5,7 @@ from collections.abc import Callable
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from llm import Attachment
+from llm import Attachment, Tool
 from llm.logs import LogStore
 from llm.parts import AttachmentPart, Message, ReasoningPart, TextPart
 
@@ -27,6 +27,33 @@ def test_a_client_that_sends_the_history_again_gets_one_thread() -> None:
     assert LogStore(recordings.db).verify() == []
     # The history is stored once.
     assert recordings.db["messages"].count == 9
+
+
+@pytest.mark.parametrize("order", [[0, 1, 2, 3], [3, 1, 0, 2], [2, 3, 1, 0]])
+def test_tools_that_are_sent_with_each_turn_are_named_where_a_thread_begins_or_they_change(order: list[int]) -> None:
+    recordings = Recordings()
+    read, write = Tool(name="read"), Tool(name="write")
+    begun = [user("q")]
+    went_on = [*begun, assistant("a"), user("q2")]
+    changed = [*went_on, assistant("a2"), user("q3")]
+    first = recordings.exchange(begun, assistant("a"), tools=(read, write))
+    second = recordings.exchange(went_on, assistant("a2"), tools=(read, write))
+    third = recordings.exchange(changed, assistant("a3"), tools=(read,))
+    fork = recordings.exchange(went_on, assistant("another"), tools=(read, write))
+    recordings.write(order)
+    sent = recordings.db.execute("select turn_id, name from llmproxy_turn_tools order by turn_id, position").fetchall()
+    both = ["read", "write"]
+    assert sent == [
+        *((turn, name) for turn in (first, second) for name in both),
+        (third, "read"),
+        *((fork, name) for name in both),
+    ]
+    named = recordings.db.execute("select turn_id, tools.name from turn_tools join tools on tools.id = tool_id")
+    rows = set(named.fetchall())
+    # Ingested in order, no row is there twice over; else a few may be, and none is missing.
+    assert {(first, "read"), (first, "write"), (third, "read"), (fork, "read"), (fork, "write")} <= rows
+    assert order != [0, 1, 2, 3] or not any(turn == second for turn, _ in rows)
+    assert rows <= set(sent)
 
 
 ECHOES: list[tuple[str, Message, Message]] = [

@@ -150,7 +150,8 @@ def main() -> int:
         told = drained[name]
         unique[name] = unique_bytes(agent(AGENT_TURNS, size))
         print(
-            f"{name}: {told.spooled:,} bytes passed, {unique[name]:,} of them unique, {told.database:,} in the database:"
+            f"{name}: {told.spooled:,} bytes passed, {unique[name]:,} of them unique,"
+            f" {told.database:,} in the database:"
             f" {told.database / unique[name]:.2f} of the unique ones"
             f" ({(told.database - single.database) / unique[name]:.2f} beyond a database of one short turn)."
         )

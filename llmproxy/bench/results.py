@@ -18,6 +18,7 @@ class Target:
     model: str
     options: Mapping[str, Any] = field(default_factory=dict)
     as_recorded: bool = False
+    api: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +66,8 @@ class Result:
     - `status`: ``done``, ``failed`` (`error` says how) or ``skipped`` (`error` is the reason).
     - `text`: what was said, for reading; `tool_calls`: (name, arguments as JSON text) in order.
     - times in milliseconds from the start of the call; tokens as reported, None where not; `cost_usd` None where the
-      price is unknown.
+      price is unknown. `input_tokens` hold the cached ones, `output_tokens` the reasoning.
+    - `notes`: what of the prompt this target was not given, because its API has no word for it (an option, say).
     """
 
     prompt: str
@@ -90,6 +92,7 @@ class Result:
     tool_calls: tuple[tuple[str, str], ...] = ()
     checks: tuple[Check, ...] = ()
     verdicts: tuple[Verdict, ...] = ()
+    notes: tuple[str, ...] = ()
 
     @property
     def tokens_per_second(self) -> float | None:

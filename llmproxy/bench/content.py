@@ -17,7 +17,7 @@ class Untranslatable(ValueError):
 
 def metadata(part: Part | Message, provider: str) -> dict[str, Any]:
     """What only this provider understands of a part."""
-    found = (part.provider_metadata or {}).get(provider)
+    found = (getattr(part, "provider_metadata", None) or {}).get(provider)
     return found if isinstance(found, dict) else {}
 
 

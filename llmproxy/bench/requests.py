@@ -63,7 +63,9 @@ def build(turn: CapturedTurn, target: Target, api: Api) -> BenchRequest:
     """The request for a target. Raises `Untranslatable` with the reason where there is none."""
     source: Api = turn.api or "chat.completions"
     if not turn.whole_input:
-        raise Untranslatable("the provider kept the conversation's beginning (previous_response_id), and it is not here")
+        raise Untranslatable(
+            "the provider kept the conversation's beginning (previous_response_id), and it is not here"
+        )
     if source == "embeddings":
         raise Untranslatable("embeddings are no answers")
     if "completions" in (source, api) and source != api:

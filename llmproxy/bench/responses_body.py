@@ -74,7 +74,7 @@ def _content(part: TextPart | AttachmentPart, *, assistant: bool) -> tuple[JsonO
     own = metadata(part, "openai")
     if isinstance(part, AttachmentPart):
         return _media(part), {}
-    extra = {key: own[key] for key in ("name", "phase") if key in own}
+    extra: JsonObject = {key: own[key] for key in ("name", "phase") if key in own}
     if own.get("refusal") and assistant:
         return {"type": "refusal", "refusal": part.text}, extra
     return {"type": "output_text" if assistant else "input_text", "text": part.text}, extra

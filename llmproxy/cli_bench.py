@@ -1,7 +1,7 @@
 """`llmproxy bench`: its command line."""
 
+import importlib.util
 import sqlite3
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -14,8 +14,6 @@ from llmproxy.command import EXIT_FAILED, EXIT_WRONG_USAGE, config_options, fail
 if TYPE_CHECKING:
     from llmproxy.bench.estimate import Estimate
     from llmproxy.bench.results import Run
-    from llmproxy.bench.settings import Settings
-    from llmproxy.bench.storage import Storage
     from llmproxy.config import Config
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -97,98 +95,56 @@ def run(ids: tuple[str, ...], config_path: Path | None, database: Path | None, *
     _need_the_extra()
     from llmproxy.bench.storage import NoRun
     from llmproxy.config import ConfigError
-    from llmproxy.serve import check_recordable, check_startable, set_up_logging
+    from llmproxy.serve import check_recordable, set_up_logging
 
     set_up_logging(40)
     config = load_config(config_path, capture__database=database)
     try:
         check_recordable(config.capture)
-        _run(config, ids, given, check_startable)
+        _run(config, ids, given)
     except (ConfigError, ValueError) as exc:
         fail(str(exc), EXIT_WRONG_USAGE)
     except (NoRun, sqlite3.Error, OSError) as exc:
         fail(str(exc), EXIT_FAILED)
 
 
-def _run(config: "Config", ids: tuple[str, ...], given: dict[str, Any], check: Callable[["Config"], None]) -> None:
-    from llmproxy.bench import benchmark, storage, targets
+def _run(config: "Config", ids: tuple[str, ...], given: dict[str, Any]) -> None:
+    from llmproxy.bench import benchmark, prepare, progress, targets
+    from llmproxy.bench.storage import opened
+    from llmproxy.serve import check_startable
 
-    chosen = (
-        *((targets.baseline(),) if given["as_recorded"] else ()),
-        *targets.parse_targets(given["targets"], config),
-    )
-    store = storage.Storage(config.capture.database_path)
-    try:
+    live = targets.parse_targets(given["targets"], config)
+    with opened(config) as store:
         if given["resume"] is not None:
-            if chosen or ids:
-                raise click.UsageError("--resume goes on with a run's own targets and prompts; leave --target out")
+            if live or ids or given["as_recorded"]:
+                raise prepare.WrongUsage("--resume goes on with a run's own targets and prompts; leave others out")
             run_id = store.find(given["resume"])
-            known = store.read(run_id, results=False)
-            settings = _settings(given, known.settings)
-            chosen = known.targets
-            if given["retry_failed"]:
-                store.forget_failed(run_id)
-            store.end(run_id, ended=False)
+            before = store.read(run_id, results=False)
+            settings, chosen = prepare.settings_of(given, before.settings), before.targets
         else:
-            if all(target.as_recorded for target in chosen):
+            if not live:
                 first = next(iter(config.upstreams))
-                raise click.UsageError(f"--target is needed: UPSTREAM/MODEL, such as {first}/MODEL")
-            settings = _settings(given, {"seed": given["seed"], "selection": _said(given, ids)})
-            turn_ids = _turn_ids(store, ids, given)
-            if given["dry_run"]:
-                config = targets.with_llm_upstream(config, [target.upstream for target in chosen])
-                for estimate in benchmark.estimates(config, store, turn_ids, chosen, settings.repeat):
-                    _show_estimate(estimate, len(turn_ids))
-                return
+                raise prepare.WrongUsage(f"--target is needed: UPSTREAM/MODEL, such as {first}/MODEL")
+            chosen = (*((targets.baseline(),) if given["as_recorded"] else ()), *live)
+            settings = prepare.settings_of(given, {"seed": given["seed"], "selection": prepare.said(given, ids)})
+            turn_ids = prepare.turn_ids_of(store, ids, given)
         judge = targets.parse_targets([settings.judge], config) if settings.judge else ()
         config = targets.with_llm_upstream(config, [target.upstream for target in (*chosen, *judge)])
-        check(config)
-        _check_prices(config, (*chosen, *judge), settings)
+        if given["dry_run"]:
+            ids_of = [prompt.turn_id for prompt in before.prompts] if given["resume"] is not None else turn_ids
+            for estimate in benchmark.estimates(config, store, ids_of, chosen, settings.repeat):
+                _show_estimate(estimate, len(ids_of))
+            return
+        check_startable(config)
+        prepare.check_prices(config, (*chosen, *judge), settings)
         if given["resume"] is None:
             run_id = benchmark.new_run(store, turn_ids, chosen, settings).id
-    finally:
-        store.close()
-    _go(config, run_id, settings, given["html"])
-
-
-def _go(config: "Config", run_id: str, settings: "Settings", html: Path | None) -> None:
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-    from llmproxy.bench.benchmark import benchmark
-    from llmproxy.bench.results import Result
-    from llmproxy.bench.storage import Storage
-
-    store = Storage(config.capture.database_path)
-    try:
-        run = store.read(run_id, results=False)
-        live = [target for target in run.targets if not target.as_recorded]
-        names = {target.name for target in live}
-        total = len(run.prompts) * len(live) * settings.repeat
-        done = sum(key[1] in names for key in store.keys(run_id))
-    finally:
-        store.close()
-    console = Console(stderr=True)
-    console.print(
-        f"run {run_id}: {len(run.prompts)} prompts x {len(live)} targets x {settings.repeat}", highlight=False
-    )
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    failed, cost = 0, 0.0
-    with Progress(*columns, TextColumn("{task.fields[more]}"), console=console, transient=True) as progress:
-        task = progress.add_task("answers", total=total, completed=done, more="")
-
-        def tell(result: Result) -> None:
-            nonlocal failed, cost
-            failed += result.status == "failed"
-            cost += result.cost_usd or 0.0
-            more = f"{failed} failed  " * bool(failed) + f"${cost:.4f}" * bool(cost)
-            if result.verdicts:
-                progress.update(task, description="judging", more=more)
-            else:
-                progress.update(task, advance=1, more=more)
-
-        ended = benchmark(config, run_id, settings, tell)
-    _show(config, run_id, html)
+        else:
+            store.end(run_id, ended=False)
+            if given["retry_failed"]:
+                store.forget_failed(run_id)
+    ended = progress.run_with_progress(config, run_id, settings)
+    _show(config, run_id, given["html"])
     if ended.stopped == "max_cost":
         fail(
             f"stopped before more than ${settings.max_cost:g} were spent (${ended.spent:.4f} were);"
@@ -197,82 +153,6 @@ def _go(config: "Config", run_id: str, settings: "Settings", html: Path | None) 
         )
     if ended.stopped is not None or ended.missing:
         fail(f"{ended.missing} answers are missing; go on with: llmproxy bench --resume {run_id}", EXIT_FAILED)
-
-
-def _settings(given: dict[str, Any], before: Any) -> "Settings":
-    from llmproxy.bench.check_file import read_check_file
-    from llmproxy.bench.settings import Settings
-
-    said = {
-        name: given[name]
-        for name in ("repeat", "concurrency", "retries", "max_cost", "judge")
-        if given[name] is not None
-    }
-    if given["rate"] is not None:
-        said["rate"] = _rate(given["rate"])
-    if given["no_warm_up"]:
-        said["warm_up"] = False
-    if given["check_file"] is not None or given["checks"]:
-        said["checks"] = read_check_file(given["check_file"], given["checks"]).model_dump()
-    if given["rubric"] is not None:
-        said["rubric"] = given["rubric"].read_text(encoding="utf-8")
-    settings = Settings.model_validate({**before, **said})
-    if settings.rubric is not None and settings.judge is None:
-        raise click.UsageError("--rubric is what a judge judges by; name one with --judge UPSTREAM/MODEL")
-    return settings
-
-
-def _rate(text: str) -> float:
-    number, _, unit = text.partition("/")
-    seconds = {"": 1, "s": 1, "m": 60, "h": 3600}.get(unit.strip())
-    try:
-        rate = float(number) / (seconds or 0)
-    except (ValueError, ZeroDivisionError):
-        rate = 0.0
-    if rate <= 0:
-        raise click.UsageError(f"--rate {text}: write 5 or 5/s for a second, 60/m for a minute")
-    return rate
-
-
-def _turn_ids(store: "Storage", ids: tuple[str, ...], given: dict[str, Any]) -> list[str]:
-    from llmproxy.reingest import parse_since
-    from llmproxy.store.selection import Selection, select
-
-    if ids:
-        read = (word for id in ids for word in (sys.stdin.read().split() if id == "-" else [id]))
-        found = list(dict.fromkeys(read))
-        missing = [id for id in found if store.db.execute("select 1 from turns where id = ?", [id]).fetchone() is None]
-        if missing:
-            raise click.UsageError(f"there is no turn {missing[0]}; llm logs --json shows the ids")
-    else:
-        names = ("query", "model", "thread", "upstream", "client", "tool", "limit", "sample", "seed")
-        try:
-            since = parse_since(given["since"]) if given["since"] else None
-        except ValueError:
-            raise click.UsageError(f"--since {given['since']!r}: write 2026-01-31, 12h or 7d") from None
-        found = select(store.db, Selection(since=since, **{name: given[name] for name in names}))
-    if not found:
-        raise click.UsageError("no captured turn fits; llm logs shows what there is")
-    return found
-
-
-def _said(given: dict[str, Any], ids: tuple[str, ...]) -> str:
-    names = ("query", "model", "since", "thread", "upstream", "client", "tool", "limit", "sample")
-    said = [f"--{name} {given[name]}" for name in names if given[name] is not None]
-    return f"{len(ids)} ids" if ids and ids != ("-",) else "ids of standard input" if ids else " ".join(said) or "all"
-
-
-def _check_prices(config: "Config", chosen: Any, settings: "Settings") -> None:
-    from llmproxy.bench.prices import Prices
-
-    for target in chosen if settings.max_cost is not None else ():
-        if target.as_recorded:
-            continue
-        if Prices(config).cost(target.upstream, target.model, input_tokens=1, output_tokens=1) is None:
-            raise click.UsageError(
-                f"--max-cost: the price of {target.upstream}/{target.model} is not known; say it in the configuration:"
-                f" prices: {{{target.upstream}/{target.model}: {{input: 0.5, output: 1.5}}}}"
-            )
 
 
 def _show_estimate(estimate: "Estimate", prompts: int) -> None:
@@ -289,21 +169,20 @@ def _show_estimate(estimate: "Estimate", prompts: int) -> None:
 
 def _read(config: "Config", name: str | None) -> "Run":
     from llmproxy.bench.prices import Prices
-    from llmproxy.bench.storage import Storage
+    from llmproxy.bench.storage import opened
 
-    store = Storage(config.capture.database_path)
-    try:
+    with opened(config) as store:
         return Prices(config).priced(store.read(store.find(name)))
-    finally:
-        store.close()
 
 
 def _show(config: "Config", name: str, html: Path | None) -> None:
     from rich.console import Console
 
+    found = _read(config, name)
+    if importlib.util.find_spec("llmproxy.bench.report") is None:
+        return
     from llmproxy.bench.report import terminal
 
-    found = _read(config, name)
     Console().print(terminal.table(found))
     _write_page(found, html)
 
@@ -328,14 +207,10 @@ def list_runs(config_path: Path | None, database: Path | None, as_json: bool) ->
     import json
     from dataclasses import asdict
 
-    from llmproxy.bench.storage import Storage
+    from llmproxy.bench.storage import opened
 
-    config = _existing(config_path, database)
-    store = Storage(config.capture.database_path)
-    try:
+    with opened(_existing(config_path, database)) as store:
         summaries = store.summaries()
-    finally:
-        store.close()
     if as_json:
         click.echo(json.dumps([asdict(summary) for summary in summaries], indent=2))
         return
@@ -416,19 +291,14 @@ def rm(names: tuple[str, ...], config_path: Path | None, database: Path | None, 
     \b
     llmproxy bench rm 01k8x3
     """
-    from llmproxy.bench.storage import Storage
-
-    config = _existing(config_path, database)
+    from llmproxy.bench.storage import opened
 
     def remove() -> None:
-        store = Storage(config.capture.database_path)
-        try:
+        with opened(_existing(config_path, database)) as store:
             for run_id in [store.find(name) for name in names]:
                 if yes or click.confirm(f"Remove run {run_id}?"):
                     store.remove(run_id)
                     click.echo(f"removed {run_id}")
-        finally:
-            store.close()
 
     _guarded(remove)
 
@@ -451,8 +321,6 @@ def _existing(config_path: Path | None, database: Path | None) -> "Config":
 
 
 def _need_the_extra() -> None:
-    import importlib.util
-
     missing = [
         name for name in ("rich", "jsonschema", "rapidfuzz", "genai_prices") if not importlib.util.find_spec(name)
     ]

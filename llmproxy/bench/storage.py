@@ -2,7 +2,8 @@
 
 import json
 import sqlite3
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, fields, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -11,6 +12,7 @@ from typing import Any, cast
 from sqlite_utils import Database
 
 from llmproxy.bench.results import Check, Prompt, Result, Run, Target, Verdict
+from llmproxy.config import Config
 from llmproxy.store import bench_tables
 from llmproxy.store.llm_store import open_database
 
@@ -209,6 +211,16 @@ class Storage:
 
     def _of(self, what: str, run_id: str, order: str) -> Iterable[dict[str, Any]]:
         return _rows(self._connection, f"select * from llmproxy_bench_{what} where run_id = ? order by {order}", run_id)
+
+
+@contextmanager
+def opened(config: Config) -> Iterator[Storage]:
+    """The runs of a configuration's database, closed at the end."""
+    storage = Storage(config.capture.database_path)
+    try:
+        yield storage
+    finally:
+        storage.close()
 
 
 def _rows(db: sqlite3.Connection, sql: str, *parameters: Any) -> Iterable[dict[str, Any]]:

@@ -3,23 +3,26 @@
 import asyncio
 import json
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Any
 
 import uvloop
 
+from llmproxy.bench.attempts import Attempts
 from llmproxy.bench.calls import BENCH_HEADER, Mark, client_name, open_caller
 from llmproxy.bench.estimate import Estimate, Expected, expected, summed
 from llmproxy.bench.measure import prompt_of, recorded
 from llmproxy.bench.prices import Prices
 from llmproxy.bench.requests import Untranslatable, api_for, build
 from llmproxy.bench.results import Prompt, Result, Run, Target
-from llmproxy.bench.run import Runner
+from llmproxy.bench.run import Answers
 from llmproxy.bench.settings import Settings
 from llmproxy.bench.storage import Storage
-from llmproxy.bench.workers import Stopped
+from llmproxy.bench.storage_thread import StorageThread
+from llmproxy.bench.targets import parse_targets
+from llmproxy.bench.verdicts import Verdicts
+from llmproxy.bench.workers import Stopped, Workers
 from llmproxy.capture.exchange import ExchangeIds
 from llmproxy.config import Config
 from llmproxy.ingester import follow
@@ -86,45 +89,71 @@ def benchmark(config: Config, run_id: str, settings: Settings, tell: Callable[[R
 
     `tell` is given each result when it is in the database. Raises `ConfigError`, `sqlite3.Error`, `OSError`.
     """
-    with ThreadPoolExecutor(1, thread_name_prefix="bench storage") as thread:
-        storage = thread.submit(Storage, config.capture.database_path).result()
+    writer = StorageThread(config.capture.database_path)
+    reader = StorageThread(config.capture.database_path)
+    try:
+        # What an earlier process of this run left in the spool is the answer to calls that need not be made.
+        _drain(config)
+        judged = writer.now(lambda storage: _adopt(storage, run_id))
+        run = writer.now(lambda storage: storage.read(run_id, results=False))
+        ingester = IngesterProcess(config.capture)
+        ingester.start()
         try:
-            # What an earlier process of this run left in the spool is the answer to calls that need not be made.
-            _drain(config)
-            judged = thread.submit(_adopt, storage, config, run_id, settings).result()
-            run = thread.submit(lambda: storage.read(run_id, results=False)).result()
-            ingester = IngesterProcess(config.capture)
-            ingester.start()
-            try:
-                with asyncio.Runner(loop_factory=uvloop.new_event_loop) as loop:
-                    stopped, spent = loop.run(_run(config, run, settings, thread, storage, judged, tell))
-            finally:
-                ingester.stop(INGESTER_SECONDS)
-                _drain(config)
-                thread.submit(_settle, storage, run).result()
-            missing = thread.submit(_missing, storage, run, settings).result()
-            if not missing and stopped is None:
-                thread.submit(storage.end, run_id, True).result()
-            return Ended(stopped, spent, missing)
+            with asyncio.Runner(loop_factory=uvloop.new_event_loop) as loop:
+                stopped, spent = loop.run(_run(config, run, settings, reader, writer, judged, tell))
         finally:
-            thread.submit(storage.close).result()
+            ingester.stop(INGESTER_SECONDS)
+            _drain(config)
+            writer.now(lambda storage: _settle(storage, run))
+        missing = writer.now(lambda storage: _missing(storage, run, settings))
+        if not missing and stopped is None:
+            writer.now(lambda storage: storage.end(run_id, True))
+        return Ended(stopped, spent, missing)
+    finally:
+        reader.close()
+        writer.close()
 
 
 async def _run(
     config: Config,
     run: Run,
     settings: Settings,
-    thread: ThreadPoolExecutor,
-    storage: Storage,
+    reader: StorageThread,
+    writer: StorageThread,
     judged: dict[Mark, str],
     tell: Callable[[Result], None],
 ) -> tuple[Stopped | None, float]:
     async with open_caller(config, run.id) as caller:
-        runner = Runner(config, run, settings, thread=thread, storage=storage, caller=caller, judged=judged, tell=tell)
-        with runner.workers.interruptible():
-            await runner.answers()
-            await runner.verdicts()
-        return runner.workers.stopped, runner.spent
+        workers = Workers(settings.concurrency)
+        attempts = Attempts(settings, caller, workers)
+        with workers.interruptible():
+            answers = Answers(
+                config,
+                run,
+                settings,
+                reader=reader,
+                writer=writer,
+                caller=caller,
+                workers=workers,
+                attempts=attempts,
+                tell=tell,
+            )
+            await answers.get()
+            for by in parse_targets([settings.judge], config) if settings.judge else ():
+                verdicts = Verdicts(
+                    config,
+                    run,
+                    settings,
+                    by,
+                    reader=reader,
+                    writer=writer,
+                    workers=workers,
+                    attempts=attempts,
+                    known=judged,
+                    tell=tell,
+                )
+                await verdicts.get()
+        return workers.stopped, attempts.spent
 
 
 def _drain(config: Config) -> None:
@@ -152,7 +181,7 @@ def _marked(storage: Storage, run_id: str) -> list[tuple[Mark, str, str | None, 
     return found
 
 
-def _adopt(storage: Storage, config: Config, run_id: str, settings: Settings) -> dict[Mark, str]:
+def _adopt(storage: Storage, run_id: str) -> dict[Mark, str]:
     """Enter the results of answers that came and were recorded, though the process died before it could say so.
 
     Gives the turns of the judge's calls that ended well, by their marks.

@@ -42,7 +42,7 @@ class Queue:
     - `seconds_between`: of the starts of two calls, at least.
     """
 
-    def __init__(self, jobs: Iterable[Job], *, seconds_between: float = 0.0) -> None:
+    def __init__(self, jobs: Iterable[Job], seconds_between: float = 0.0) -> None:
         self._waiting: dict[int, list[Job]] = {}
         for job in sorted(jobs):
             self._waiting.setdefault(job.target, []).append(job)  # sorted, and so a heap

@@ -27,3 +27,8 @@ class Settings(BaseModel):
     judge: str | None = None
     rubric: str | None = None
     selection: str = ""
+
+    @property
+    def seconds_between(self) -> float:
+        """Of the starts of two calls, at least."""
+        return 1 / self.rate if self.rate else 0.0

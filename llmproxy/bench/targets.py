@@ -91,7 +91,9 @@ def _make(where: str, name: Any, api: Any, options: Mapping[str, Any], config: C
         raise WrongTarget(f"--target {where}: there is no upstream {upstream!r}; {mend}")
     if api is not None and api not in PATHS:
         raise WrongTarget(f"--target {where}: api={api}: there is: {', '.join(PATHS)}")
-    said = ",".join(f"{option}={_shown(value)}" for option, value in ({**({"api": api} if api else {}), **options}).items())
+    said = ",".join(
+        f"{option}={_shown(value)}" for option, value in ({**({"api": api} if api else {}), **options}).items()
+    )
     label = str(name) if name is not None else where.strip() + ("," + said if said else "")
     if label == AS_RECORDED:
         raise WrongTarget(f"--target: the name {AS_RECORDED!r} is the baseline's; choose another")

@@ -1,4 +1,4 @@
-"""`llmproxy bench` over a real database and the mock: what is called, what is kept, and that nothing is called twice."""
+"""`llmproxy bench` over a real database and the mock: what is called, what is kept, and nothing is called twice."""
 
 import json
 import os
@@ -94,7 +94,9 @@ def test_what_does_not_work_is_told_and_kept(bench: Bench) -> None:
     assert bench("list") == "no runs yet; make one with: llmproxy bench --target UPSTREAM/MODEL\n"
     assert bench.calls() == []
 
-    bench("--target", "up/broken", "--query", "hello", "--target", "claude/x,api=messages", "--checks", "nowhere", code=2)
+    bench(
+        "--target", "up/broken", "--query", "hello", "--target", "claude/x,api=messages", "--checks", "nowhere", code=2
+    )
     bench("--target", "up/broken", "--target", "up/echo,api=messages", "--limit", "2", "--no-warm-up")
     run = bench.run()
     broken = [result for result in run.results if result.target == "up/broken"]

@@ -7,6 +7,10 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 
+# A call that begins so late does not put off the next one, so that the rate is reached.
+LATE_SECONDS = 0.05
+
+
 @dataclass(frozen=True, slots=True, order=True)
 class Job:
     """One answer to get. `order` is its place in the fair order; `prompt` and `target` are positions in the run."""
@@ -69,7 +73,7 @@ class Queue:
             return min(moments) - now if moments else None
         job = min(ready)
         heapq.heappop(self._waiting[job.target])
-        self._next_start = max(self._next_start, now - self._between) + self._between
+        self._next_start = max(self._next_start, now - LATE_SECONDS) + self._between
         return job
 
     def put_back(self, job: Job, seconds: float = 0.0) -> None:

@@ -4,19 +4,19 @@ import importlib.util
 import sqlite3
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 import click
 from click_default_group import DefaultGroup
 
 from llmproxy.command import EXIT_FAILED, EXIT_WRONG_USAGE, config_options, fail, load_config
+from llmproxy.selecting import selection_options
 
 if TYPE_CHECKING:
     from llmproxy.bench.estimate import Estimate
     from llmproxy.bench.results import Run
     from llmproxy.config import Config
-
-F = TypeVar("F", bound=Callable[..., Any])
+    from llmproxy.store.selection import Selection
 
 
 @click.group(cls=DefaultGroup, default="run", default_if_no_args=False, invoke_without_command=False)
@@ -32,28 +32,9 @@ def bench() -> None:
     """
 
 
-def _selection_options(function: F) -> F:
-    for option in reversed(
-        (
-            click.option("--query", help="Turns whose question or answer holds this text."),
-            click.option("--model", help="Turns of this model."),
-            click.option("--since", help="Turns since: 2026-01-31, 2026-01-31T12:00, 12h, 7d."),
-            click.option("--thread", help="Turns of this thread."),
-            click.option("--upstream", help="Turns of this upstream."),
-            click.option("--client", help="Turns of this client."),
-            click.option("--tool", help="Turns that offered this tool."),
-            click.option("--limit", type=click.IntRange(min=1), help="The newest so many."),
-            click.option("--sample", type=click.IntRange(min=1), help="So many of them at random."),
-        )
-    ):
-        function = option(function)
-    return function
-
-
 @bench.command("run")
 @config_options
-@click.argument("ids", nargs=-1)
-@_selection_options
+@selection_options
 @click.option(
     "--target",
     "-t",
@@ -69,7 +50,6 @@ def _selection_options(function: F) -> F:
 @click.option(
     "--max-cost", type=click.FloatRange(min=0, min_open=True), help="Begin no call that may cost more (dollars)."
 )
-@click.option("--seed", type=int, default=0, show_default=True, help="For the sample and the order of the calls.")
 @click.option("--no-warm-up", is_flag=True, help="Do not open connections before the first call.")
 @click.option(
     "--check", "checks", multiple=True, help="For every answer: contains:TEXT, regex:…, json, schema, tools …"
@@ -83,13 +63,13 @@ def _selection_options(function: F) -> F:
 @click.option("--resume", metavar="RUN", help="Go on with a run (`last`): what is done is not asked again.")
 @click.option("--retry-failed", is_flag=True, help="With --resume: the calls that failed, too.")
 @click.option("--html", type=click.Path(path_type=Path), help="Write the report as one page.")
-def run(ids: tuple[str, ...], config_path: Path | None, database: Path | None, **given: Any) -> None:
-    """Run captured turns against other models: chosen by options, or by IDS (`-` reads them from standard input).
+def run(selection: "Selection", config_path: Path | None, database: Path | None, **given: Any) -> None:
+    """Run captured turns against other models. Without options that choose some, all of them.
 
     \b
     llmproxy bench --target openai/gpt-4o-mini --target deepseek/deepseek-chat,temperature=0 --as-recorded
     llmproxy bench --target mock/mock-small --query invoice --sample 100 --repeat 3 -j 8 --max-cost 2
-    llm logs --json | jq -r '.[].id' | llmproxy bench --target mock/mock-large -
+    llm logs --json | jq -r '.[].id' | llmproxy bench --target mock/mock-large --ids -
     llmproxy bench --resume last
     """
     _need_the_extra()
@@ -101,22 +81,23 @@ def run(ids: tuple[str, ...], config_path: Path | None, database: Path | None, *
     config = load_config(config_path, capture__database=database)
     try:
         check_recordable(config.capture)
-        _run(config, ids, given)
+        _run(config, selection, given)
     except (ConfigError, ValueError) as exc:
         fail(str(exc), EXIT_WRONG_USAGE)
     except (NoRun, sqlite3.Error, OSError) as exc:
         fail(str(exc), EXIT_FAILED)
 
 
-def _run(config: "Config", ids: tuple[str, ...], given: dict[str, Any]) -> None:
+def _run(config: "Config", selection: "Selection", given: dict[str, Any]) -> None:
     from llmproxy.bench import benchmark, prepare, progress, targets
     from llmproxy.bench.storage import opened
     from llmproxy.serve import check_startable
+    from llmproxy.store.selection import Selection
 
     live = targets.parse_targets(given["targets"], config)
     with opened(config) as store:
         if given["resume"] is not None:
-            if live or ids or given["as_recorded"]:
+            if live or selection != Selection() or given["as_recorded"]:
                 raise prepare.WrongUsage("--resume goes on with a run's own targets and prompts; leave others out")
             run_id = store.find(given["resume"])
             before = store.read(run_id, results=False)
@@ -126,8 +107,8 @@ def _run(config: "Config", ids: tuple[str, ...], given: dict[str, Any]) -> None:
                 first = next(iter(config.upstreams))
                 raise prepare.WrongUsage(f"--target is needed: UPSTREAM/MODEL, such as {first}/MODEL")
             chosen = (*((targets.baseline(),) if given["as_recorded"] else ()), *live)
-            settings = prepare.settings_of(given, {"seed": given["seed"], "selection": prepare.said(given, ids)})
-            turn_ids = prepare.turn_ids_of(store, ids, given)
+            settings = prepare.settings_of(given, {"seed": selection.seed, "selection": prepare.said(selection)})
+            turn_ids = prepare.turn_ids_of(store, selection)
         judge = targets.parse_targets([settings.judge], config) if settings.judge else ()
         config = targets.with_llm_upstream(config, [target.upstream for target in (*chosen, *judge)])
         if given["dry_run"]:

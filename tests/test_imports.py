@@ -14,7 +14,7 @@ LAYERS: list[dict[str, set[str]]] = [
     {"__main__": {"cli"}, "cli": {"cli_bench", "command"}, "cli_bench": {"command"}, "command": set()},
     {"demo": set(), "check": set()},
     {
-        "bench": {"app", "serve", "ingester", "reingest"},
+        "bench": {"app", "serve", "ingester"},
         "serve": {"app"},
         "ingester": {"ingest"},
         "reingest": {"ingest"},
@@ -22,7 +22,7 @@ LAYERS: list[dict[str, set[str]]] = [
         "app": set(),
         "ingest": set(),
     },
-    {"forward": set(), "store": set()},
+    {"forward": set(), "store": set(), "selecting": {"store"}},
     {
         "guard": {"upstreams"},
         "upstreams": {"transports"},

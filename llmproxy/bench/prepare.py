@@ -1,16 +1,16 @@
 """From the options of `llmproxy bench` to the settings and the prompts of a run."""
 
-import sys
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict, replace
 from typing import Any
 
+from llmproxy.bench.calls import client_name
 from llmproxy.bench.check_file import read_check_file
 from llmproxy.bench.prices import Prices
 from llmproxy.bench.results import Target
 from llmproxy.bench.settings import Settings
 from llmproxy.bench.storage import Storage
 from llmproxy.config import Config
-from llmproxy.reingest import parse_since
 from llmproxy.store.selection import Selection, select
 
 
@@ -51,31 +51,37 @@ def _rate(text: str) -> float:
     return rate
 
 
-def turn_ids_of(store: Storage, ids: tuple[str, ...], given: Mapping[str, Any]) -> list[str]:
-    """The turns that the options choose, or that are named. Raises `WrongUsage`."""
-    if ids:
-        read = (word for id in ids for word in (sys.stdin.read().split() if id == "-" else [id]))
-        found = list(dict.fromkeys(read))
-        missing = [id for id in found if store.db.execute("select 1 from turns where id = ?", [id]).fetchone() is None]
-        if missing:
-            raise WrongUsage(f"there is no turn {missing[0]}; llm logs --json shows the ids")
+def turn_ids_of(storage: Storage, selection: Selection) -> list[str]:
+    """The chosen turns. What earlier runs were answered is among them only where it is asked for.
+
+    Raises `WrongUsage`, `UnknownTurns`, `BadQuery`.
+    """
+    if selection.ids is None and selection.client is None and selection.thread is None:
+        everything = select(storage.db.conn, replace(selection, limit=None, sample=None))
+        asked_by_us = {
+            row[0]
+            for row in storage.db.execute(
+                "select turn_id from llmproxy_exchanges where turn_id is not null and client glob ?", [client_name("*")]
+            )
+        }
+        own = [turn_id for turn_id in everything if turn_id not in asked_by_us]
+        newest = own[-selection.limit :] if selection.limit is not None else own
+        found = select(storage.db.conn, Selection(ids=tuple(newest), sample=selection.sample, seed=selection.seed))
     else:
-        names = ("query", "model", "thread", "upstream", "client", "tool", "limit", "sample", "seed")
-        try:
-            since = parse_since(given["since"]) if given["since"] else None
-        except ValueError:
-            raise WrongUsage(f"--since {given['since']!r}: write 2026-01-31, 12h or 7d") from None
-        found = select(store.db, Selection(since=since, **{name: given[name] for name in names}))
+        found = select(storage.db.conn, selection)
     if not found:
         raise WrongUsage("no captured turn fits; llm logs shows what there is")
     return found
 
 
-def said(given: Mapping[str, Any], ids: tuple[str, ...]) -> str:
+def said(selection: Selection) -> str:
     """How the turns were chosen, in words."""
-    names = ("query", "model", "since", "thread", "upstream", "client", "tool", "limit", "sample")
-    said = [f"--{name} {given[name]}" for name in names if given[name] is not None]
-    return f"{len(ids)} ids" if ids and ids != ("-",) else "ids of standard input" if ids else " ".join(said) or "all"
+    words = [
+        f"{len(selection.ids)} ids" if name == "ids" and selection.ids is not None else f"--{name} {value}"
+        for name, value in asdict(selection).items()
+        if value is not None and (name != "seed" or selection.sample is not None)
+    ]
+    return " ".join(words) or "all"
 
 
 def check_prices(config: Config, chosen: Sequence[Target], settings: Settings) -> None:

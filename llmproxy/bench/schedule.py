@@ -6,7 +6,6 @@ import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-
 # A call that begins so late does not put off the next one, so that the rate is reached.
 LATE_SECONDS = 0.05
 

@@ -40,7 +40,7 @@ def bench() -> None:
     "-t",
     "targets",
     multiple=True,
-    help="UPSTREAM/MODEL[,option=value…], or a YAML file of targets. Repeat it. `llm/MODEL` is any model of `llm`.",
+    help="UPSTREAM/MODEL[,option=value…], or a YAML file of them. Repeat it. llm/MODEL is any model of `llm`.",
 )
 @click.option("--as-recorded", is_flag=True, help="The recorded answers too, as the baseline.")
 @click.option("--repeat", type=click.IntRange(min=1), help="Ask each prompt so often. Default: 1.")
@@ -110,7 +110,7 @@ def _run(config: "Config", selection: "Selection", given: dict[str, Any]) -> Non
             settings = prepare.settings_of(given, {"seed": selection.seed, "selection": prepare.said(selection)})
             turn_ids = prepare.turn_ids_of(store, selection)
         judge = targets.parse_targets([settings.judge], config) if settings.judge else ()
-        config = targets.with_llm_upstream(config, [target.upstream for target in (*chosen, *judge)])
+        config = targets.with_built_in(config, [target.upstream for target in (*chosen, *judge)])
         if given["dry_run"]:
             ids_of = [prompt.turn_id for prompt in before.prompts] if given["resume"] is not None else turn_ids
             for estimate in benchmark.estimates(config, store, ids_of, chosen, settings.repeat):

@@ -14,7 +14,7 @@ LAYERS: list[dict[str, set[str]]] = [
     {"__main__": {"cli"}, "cli": {"cli_bench", "command"}, "cli_bench": {"command"}, "command": set()},
     {"demo": set(), "check": set()},
     {
-        "bench": {"app", "serve", "ingester"},
+        "bench": {"app", "serve", "ingest", "ingester"},
         "serve": {"app"},
         "ingester": {"ingest"},
         "reingest": {"ingest"},

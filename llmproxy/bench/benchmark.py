@@ -25,6 +25,7 @@ from llmproxy.bench.verdicts import Verdicts
 from llmproxy.bench.workers import Stopped, Workers
 from llmproxy.capture.exchange import ExchangeIds
 from llmproxy.config import Config
+from llmproxy.ingest import SpoolLock
 from llmproxy.ingester import follow
 from llmproxy.serve import IngesterProcess
 from llmproxy.store.captured import read_turn
@@ -96,13 +97,16 @@ def benchmark(config: Config, run_id: str, settings: Settings, tell: Callable[[R
         _drain(config)
         judged = writer.now(lambda storage: _adopt(storage, run_id))
         run = writer.now(lambda storage: storage.read(run_id, results=False))
-        ingester = IngesterProcess(config.capture)
-        ingester.start()
+        # A proxy that serves meanwhile has one of its own.
+        ingester = IngesterProcess(config.capture) if _unattended(config) else None
+        if ingester is not None:
+            ingester.start()
         try:
             with asyncio.Runner(loop_factory=uvloop.new_event_loop) as loop:
                 stopped, spent = loop.run(_run(config, run, settings, reader, writer, judged, tell))
         finally:
-            ingester.stop(INGESTER_SECONDS)
+            if ingester is not None:
+                ingester.stop(INGESTER_SECONDS)
             _drain(config)
             writer.now(lambda storage: _settle(storage, run))
         missing = writer.now(lambda storage: _missing(storage, run, settings))
@@ -154,6 +158,15 @@ async def _run(
                 )
                 await verdicts.get()
         return workers.stopped, attempts.spent
+
+
+def _unattended(config: Config) -> bool:
+    """Whether nobody ingests the spool."""
+    lock = SpoolLock(config.capture.spool_path)
+    try:
+        return lock.acquire()
+    finally:
+        lock.close()
 
 
 def _drain(config: Config) -> None:

@@ -19,8 +19,9 @@ from llmproxy.bench.workers import Workers
 from llmproxy.config import Config
 
 WARM_CONNECTIONS = 4
-# Results that may wait for the database, for each call at a time. Those that die with the process are in the spool.
-PENDING_FOR_EACH = 8
+# Results that may wait for the database, which an ingester on a busy machine may hold for seconds. Those that die with
+# the process are in the spool.
+PENDING = 4096
 
 
 class Answers:
@@ -53,7 +54,7 @@ class Answers:
         self._targets = {target.name: target for target in run.targets}
         self._prompts = {prompt.turn_id: prompt for prompt in run.prompts}
         self._writing: asyncio.TaskGroup | None = None
-        self._pending = asyncio.Semaphore(PENDING_FOR_EACH * settings.concurrency)
+        self._pending = asyncio.Semaphore(PENDING)
 
     async def get(self) -> None:
         """Get them all, or as many as the workers do before they are stopped."""

@@ -13,8 +13,8 @@ from llmproxy.bench.results import Target
 from llmproxy.config import Config, UpstreamConfig
 
 AS_RECORDED = "as recorded"
-LLM_UPSTREAM = "llm"
-_LLM_APP = "llmproxy.inprocess.llm_models:create_app"
+# Upstreams that need no configuration: the mock, and any model that `llm` knows.
+_BUILT_IN = {"mock": "llmproxy.inprocess.mock:create_app", "llm": "llmproxy.inprocess.llm_models:create_app"}
 
 
 class WrongTarget(ValueError):
@@ -85,7 +85,7 @@ def _make(where: str, name: Any, api: Any, options: Mapping[str, Any], config: C
     upstream, slash, model = where.strip().partition("/")
     if not slash or not model:
         raise WrongTarget(f"--target {where}: write UPSTREAM/MODEL, such as {next(iter(config.upstreams))}/MODEL")
-    if upstream not in config.upstreams and upstream != LLM_UPSTREAM:
+    if upstream not in config.upstreams and upstream not in _BUILT_IN:
         near = difflib.get_close_matches(upstream, config.upstreams, n=1)
         mend = f"did you mean {near[0]!r}?" if near else "the configuration has: " + ", ".join(config.upstreams)
         raise WrongTarget(f"--target {where}: there is no upstream {upstream!r}; {mend}")
@@ -121,8 +121,11 @@ def _read(path: Path) -> list[_TargetInFile]:
         raise WrongTarget(f"--target {path}: {place}: {mistake['msg']}") from None
 
 
-def with_llm_upstream(config: Config, upstreams: Iterable[str]) -> Config:
-    """The configuration with the upstream `llm`, any model that `llm` knows, where it is wanted and not there."""
-    if LLM_UPSTREAM not in upstreams or LLM_UPSTREAM in config.upstreams:
-        return config
-    return config.model_copy(update={"upstreams": {**config.upstreams, LLM_UPSTREAM: UpstreamConfig(app=_LLM_APP)}})
+def with_built_in(config: Config, upstreams: Iterable[str]) -> Config:
+    """The configuration with those of the built-in upstreams `mock` and `llm` that are wanted and not in it."""
+    more = {
+        name: UpstreamConfig(app=_BUILT_IN[name])
+        for name in upstreams
+        if name in _BUILT_IN and name not in config.upstreams
+    }
+    return config.model_copy(update={"upstreams": {**config.upstreams, **more}}) if more else config

@@ -133,7 +133,7 @@ def _known(database: sqlite3.Connection, ids: Iterable[str]) -> set[str]:
 
 
 def parse_since(since: str) -> str:
-    """A moment as the database has it: from ISO 8601 (UTC without a zone), or `30m`, `12h`, `7d`, `2w` before now.
+    """A moment as the database has it: from ISO 8601 (UTC where it names no zone), or `30m`, `12h`, `7d` before now.
 
     Raises `ValueError`.
     """

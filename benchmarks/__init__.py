@@ -3,7 +3,7 @@
     python -m benchmarks                     # every scenario, all contestants, about 20 minutes
     python -m benchmarks json paced200 --rounds 3 --seconds 2 --svg chart.svg
     python -m benchmarks.ingest              # how fast the spool gets into the database
-    pytest benchmarks/test_micro.py          # the single steps, with pytest-benchmark
+    pytest benchmarks/test_micro.py          # the single steps; pip install -e '.[benchmarks]'
 
 Everything is on loopback and bounded in time; every process that is started is ended. Linux only: CPU time and memory
 are read from /proc. Contestants are measured in turn, one round after another (A B C A B C), and the medians over the

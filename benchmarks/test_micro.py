@@ -1,4 +1,4 @@
-"""What the single steps cost, with pytest-benchmark: `pytest benchmarks/test_micro.py`.
+"""What the single steps cost, with pytest-benchmark (the extra `benchmarks`): `pytest benchmarks/test_micro.py`.
 
 Not part of the tests: `testpaths` leaves this folder out. Compare runs on one machine only, with
 `--benchmark-autosave` and `--benchmark-compare`.

@@ -1,26 +1,20 @@
 """The command line: parse, call, print. What a command does lives elsewhere."""
 
 import sys
-from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from llmproxy import __version__
+from llmproxy.cli_bench import bench
+from llmproxy.command import EXIT_FAILED, EXIT_WRONG_USAGE
+from llmproxy.command import config_options as _config_options
+from llmproxy.command import fail as _fail
+from llmproxy.command import load_config as _load
 
 if TYPE_CHECKING:
     from llmproxy.config import Config
-
-F = TypeVar("F", bound=Callable[..., Any])
-
-EXIT_FAILED = 1
-EXIT_WRONG_USAGE = 2
-
-
-def _fail(message: str, code: int) -> None:
-    click.echo(f"llmproxy: {message}", err=True)
-    sys.exit(code)
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -36,38 +30,7 @@ def main() -> None:
     """
 
 
-def _config_options(function: F) -> F:
-    for option in (
-        click.option(
-            "--config",
-            "config_path",
-            type=click.Path(path_type=Path),
-            envvar="LLMPROXY_CONFIG",
-            help="YAML file; see config.example.yaml. No file is read unless it is named.",
-        ),
-        click.option("--database", type=click.Path(path_type=Path), help="SQLite file. Default: `llm logs path`."),
-    ):
-        function = option(function)
-    return function
-
-
-def _load(config_path: Path | None, **flags: Any) -> "Config":
-    """The configuration with the command's flags over it; ends the program where it is wrong."""
-    from llmproxy.config import ConfigError, load
-
-    nested: dict[str, Any] = {}
-    for name, value in flags.items():
-        if value is not None:
-            *sections, key = name.split("__")
-            place = nested
-            for section in sections:
-                place = place.setdefault(section, {})
-            place[key] = value
-    try:
-        return load(config_path, nested)
-    except ConfigError as exc:
-        _fail(str(exc), EXIT_WRONG_USAGE)
-        raise AssertionError from exc  # not reached
+main.add_command(bench)
 
 
 def _upstream_flags(upstream: str | None) -> dict[str, Any]:
@@ -301,8 +264,8 @@ def reingest(config_path: Path | None, database: Path | None, since: str | None)
     """
     import sqlite3
 
-    from llmproxy.reingest import parse_since
     from llmproxy.reingest import reingest as read_again
+    from llmproxy.store.selection import parse_since
 
     capture = _load(config_path, capture__database=database).capture
     try:

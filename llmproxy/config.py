@@ -184,6 +184,14 @@ class SecurityConfig(_Frozen):
         return tuple(origin.lower() for origin in origins)
 
 
+class PriceConfig(_Frozen):
+    """Dollars for a million tokens. `cached`: of input that the provider had in its cache; null: as `input`."""
+
+    input: float = Field(ge=0, allow_inf_nan=False)
+    output: float = Field(ge=0, allow_inf_nan=False)
+    cached: float | None = Field(default=None, ge=0, allow_inf_nan=False)
+
+
 def _default_upstreams() -> dict[str, UpstreamConfig]:
     return {"openai": UpstreamConfig(base_url="https://api.openai.com/v1")}
 
@@ -203,6 +211,8 @@ class Config(BaseSettings):
     upstreams: dict[str, UpstreamConfig] = Field(default_factory=_default_upstreams, min_length=1)
     capture: CaptureConfig = CaptureConfig()
     security: SecurityConfig = SecurityConfig()
+    # By model, or by upstream/model, which wins.
+    prices: dict[str, PriceConfig] = Field(default_factory=dict)
 
     @field_validator("upstreams")
     @classmethod
@@ -426,6 +436,7 @@ def _fields_at(location: tuple[int | str, ...]) -> list[str]:
         "upstreams": UpstreamConfig,
         "capture": CaptureConfig,
         "security": SecurityConfig,
+        "prices": PriceConfig,
     }
     model = models[str(location[0])] if location else Config
     return list(model.model_fields)

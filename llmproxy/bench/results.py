@@ -18,16 +18,21 @@ class Target:
     model: str
     options: Mapping[str, Any] = field(default_factory=dict)
     as_recorded: bool = False
+    api: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Prompt:
-    """A captured turn that is run again. `text` is its last user message, `messages` how many its input has."""
+    """A captured turn that is run again. `text` is its last user message, `messages` how many its input has.
+
+    `upstream` is where it went when it was captured; None where it did not go through llmproxy.
+    """
 
     turn_id: str
     model: str
     text: str
     messages: int
+    upstream: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +70,10 @@ class Result:
     - `status`: ``done``, ``failed`` (`error` says how) or ``skipped`` (`error` is the reason).
     - `text`: what was said, for reading; `tool_calls`: (name, arguments as JSON text) in order.
     - times in milliseconds from the start of the call; tokens as reported, None where not; `cost_usd` None where the
-      price is unknown.
+      price is unknown. `input_tokens` hold the cached ones, `output_tokens` the reasoning.
+    - `cache_written_tokens`: those of the input that were written into the provider's cache; `reported_cost_usd`: what
+      the provider itself says that it cost.
+    - `notes`: what of the prompt this target was not given, because its API has no word for it (an option, say).
     """
 
     prompt: str
@@ -90,6 +98,9 @@ class Result:
     tool_calls: tuple[tuple[str, str], ...] = ()
     checks: tuple[Check, ...] = ()
     verdicts: tuple[Verdict, ...] = ()
+    notes: tuple[str, ...] = ()
+    cache_written_tokens: int | None = None
+    reported_cost_usd: float | None = None
 
     @property
     def tokens_per_second(self) -> float | None:

@@ -21,6 +21,10 @@ Outcome = Literal[
 ]
 OUTCOMES: tuple[Outcome, ...] = get_args(Outcome)
 
+# Names the turn that an exchange asks again. What comes back is a thread of its own, forked from that turn's, and no
+# request is ever taken to continue it: it is our own question, not the user's conversation. Recorded, never sent on.
+FORK_OF = b"x-llmproxy-fork-of"
+
 
 @dataclass(frozen=True, slots=True)
 class Exchange:

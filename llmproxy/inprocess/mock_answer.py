@@ -128,8 +128,13 @@ def cut_to(chunks: Sequence[str], stops: Sequence[str], limit: int | None) -> tu
 
 def is_right(quality: float, model: str, text: str) -> bool:
     """Whether a model of this quality answers this text well; always the same for the same model and text."""
-    digest = hashlib.sha256(f"{model}\n{text}".encode(errors="surrogatepass")).digest()
-    return int.from_bytes(digest[:4]) / 2**32 < quality
+    return chance(model, text) < quality
+
+
+def chance(*words: str) -> float:
+    """A number from 0 to 1 that is always the same for the same words."""
+    digest = hashlib.sha256("\n".join(words).encode(errors="surrogatepass"))
+    return int.from_bytes(digest.digest()[:4]) / 2**32
 
 
 def embedding_of(text: str, dimensions: int) -> list[float]:

@@ -59,6 +59,9 @@ def _chat(options: Options, request: Request, body: JsonObject) -> Response:
     model = options.model(chat.model)
     if told := scripted(options, request, script, model, stream=bool(chat.stream)):
         return told
+    if model.error_rate > mock_answer.chance("error", model.name, str(request.number)):
+        failed = error(500, f"The mock's model {model.name} fails so often (error_rate: {model.error_rate:g}).")
+        return paced(failed, options, script, model)
     head = _head("chatcmpl-", request, model)
     replies = [_reply(chat, script, model, head, index) for index in range(chat.n or 1)]
     usage = _usage(script, model, mock_answer.prompt_tokens(chat.messages), replies)

@@ -5,6 +5,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from llmproxy.inprocess.mock_answer import chance
 from llmproxy.inprocess.mock_objects import JsonObject, error_object
 from llmproxy.inprocess.mock_settings import MockModel, Options, Script
 
@@ -94,11 +95,15 @@ def paced(
         cut, pieces = True, tuple(piece[: len(piece) // 2] for piece in pieces)
     elif script.cut_after is not None:
         cut, pieces = script.cut_after < len(pieces), pieces[: script.cut_after]
+    slowness = 1 / model.speed
+    if model.jitter:
+        # The pieces hold the response's id, which differs from one to the next.
+        slowness *= 1 + model.jitter * (2 * chance("jitter", repr(response.pieces[:1])) - 1)
     return replace(
         response,
         pieces=pieces,
-        first_delay=options.first_delay / model.speed if script.first_delay is None else script.first_delay,
-        chunk_delay=options.chunk_delay / model.speed if script.chunk_delay is None else script.chunk_delay,
+        first_delay=options.first_delay * slowness if script.first_delay is None else script.first_delay,
+        chunk_delay=options.chunk_delay * slowness if script.chunk_delay is None else script.chunk_delay,
         cut=cut,
         model=model.name,
         tokens=f"{usage.get('prompt_tokens', 0)}+{usage.get('completion_tokens', 0)}" if usage else "-",

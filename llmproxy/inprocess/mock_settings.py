@@ -29,6 +29,10 @@ class MockModel(_Settings):
     price: float | None = Field(default=None, ge=0, allow_inf_nan=False)
     # The share of texts that it answers well; to the others it says that it does not know.
     quality: float = Field(default=1, ge=0, le=1)
+    # The share of requests that fail with 500; the same request may succeed when it is sent again.
+    error_rate: float = Field(default=0, ge=0, le=1)
+    # How much its delays vary: 0.5 makes them half to one and a half times as long.
+    jitter: float = Field(default=0, ge=0, le=1)
 
 
 def _named(value: Any) -> Any:

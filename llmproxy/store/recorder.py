@@ -1,12 +1,14 @@
 """Writes exchanges into the database: each exactly once, with its turn and thread where there is one."""
 
 import hashlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from llm.parts import Message
 from sqlite_utils import Database
 
-from llmproxy.capture.exchange import CROCKFORD, Exchange
+from llmproxy.capture.exchange import CROCKFORD, FORK_OF, Exchange
+from llmproxy.headers import get
 from llmproxy.reconstruct.turn import Turn
 from llmproxy.store.conversation_key import answer_key, called_ids, conversation_keys, exact_key
 from llmproxy.store.exchanges import exchange_row, insert
@@ -66,13 +68,15 @@ class DatabaseRecorder:
         self.write(exchange, reading)
 
     def _write_turn(self, exchange: Exchange, turn: Turn) -> str:
+        asked_again = get(exchange.request_headers, FORK_OF)
+        if asked_again is not None:
+            return self._write_fork(exchange, turn, asked_again.decode("latin-1"))
         parent = self._threads.pointed_at(exchange.id, turn)
         input = _effective_input(turn, self._turns.history(parent.turn_id)) if parent else list(turn.input)
         asked = conversation_keys(input)
         hint = wanted(asked, input, turn.session)
         if parent is None:
             parent = self._threads.continued(exchange.id, asked, hint)
-        outputs = turn.outputs
         answers = [
             Answer(
                 _turn_id(exchange.id, at),
@@ -80,26 +84,38 @@ class DatabaseRecorder:
                 exact_key(output.messages),
                 called_ids(output.messages),
             )
-            for at, output in enumerate(outputs)
+            for at, output in enumerate(turn.outputs)
         ]
         tool_set = self._turns.tool_set(turn.tools)
         place = self._threads.add(exchange.id, turn, parent=parent, wanted=hint, answers=answers, tool_set=tool_set)
         self._turns.ensure_thread(place.thread_id, input, place.forked_from, exchange.started)
+        self._write_answers(exchange, turn, place.thread_id, input)
+        self._threads.settle(exchange.id, parent, answers)
+        return self._threads.thread_of(exchange.id)
+
+    def _write_fork(self, exchange: Exchange, turn: Turn, asked_again: str) -> str:
+        """A turn that asks another one again. It stays out of the index that finds threads."""
+        row = self._db.conn.execute("select thread_id from turns where id = ?", [asked_again]).fetchone()
+        forked_from = row[0] if row is not None else None
+        self._turns.ensure_thread(exchange.id, turn.input, forked_from, exchange.started)
+        self._write_answers(exchange, turn, exchange.id, turn.input)
+        self._turns.point_thread(exchange.id, exchange.id)
+        return exchange.id
+
+    def _write_answers(self, exchange: Exchange, turn: Turn, thread_id: str, input: Sequence[Message]) -> None:
         duration = None if exchange.duration_us is None else round(exchange.duration_us / 1000)
         # The first answer last, so that the thread ends with it.
-        for answer, output in reversed(list(zip(answers, outputs, strict=True))):
+        for at, output in reversed(list(enumerate(turn.outputs))):
             self._turns.write_turn(
                 turn,
                 output,
-                turn_id=answer.turn_id,
-                thread_id=place.thread_id,
+                turn_id=_turn_id(exchange.id, at),
+                thread_id=thread_id,
                 input=input,
                 tool_set=tool_set if place.new_tools else None,
                 started=exchange.started,
                 milliseconds=duration,
             )
-        self._threads.settle(exchange.id, parent, answers)
-        return self._threads.thread_of(exchange.id)
 
 
 def _is_a_turn(exchange: Exchange, turn: Turn) -> bool:

@@ -45,8 +45,8 @@ def result(id: str | None, output: str) -> Message:
 class Recordings:
     """Exchanges that began one after the other; `write` ingests them, in any order."""
 
-    def __init__(self) -> None:
-        self.db = database()
+    def __init__(self, db: Database | None = None) -> None:
+        self.db = db if db is not None else database()
         self._recorder = DatabaseRecorder(self.db, "failed")
         self._numbers = itertools.count(1)
         self.pending: list[tuple[Exchange, Turn]] = []
@@ -56,7 +56,8 @@ class Recordings:
         number = next(self._numbers)
         id = f"01k0000000{number:016d}"
         outputs = tuple(Output(at, (answer,), "stop") for at, answer in enumerate(answers))
-        turn = Turn("chat.completions", fields.pop("model", "m"), tuple(input), outputs, **fields)
+        api = fields.pop("api", "chat.completions")
+        turn = Turn(api, fields.pop("model", "m"), tuple(input), outputs, **fields)
         exchange = Exchange(
             id=id,
             upstream="up",
@@ -79,7 +80,7 @@ class Recordings:
         for at in order if order is not None else range(len(self.pending)):
             exchange, turn = self.pending[at]
             with self.db.atomic():
-                self._recorder.write(exchange, Reading("chat.completions", turn, None))
+                self._recorder.write(exchange, Reading(turn.api, turn, None))
         self.pending = []
 
     def threads(self) -> dict[str, str]:

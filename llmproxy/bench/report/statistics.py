@@ -53,6 +53,11 @@ class TargetStatistics:
         return sum(result.status == "done" for result in self.results)
 
     @property
+    def answered(self) -> int:
+        """Prompts with at least one answer."""
+        return len({result.prompt for result in self.results if result.status == "done"})
+
+    @property
     def failed(self) -> int:
         return sum(self.failures.values())
 
@@ -144,7 +149,7 @@ class Statistics:
 
 
 def frontier(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
-    """Of (cost, quality), those that no other beats: none is cheaper and as good, or better and as cheap. Cheapest first."""
+    """Of (cost, quality), those to which none is cheaper and as good, or as cheap and better. Cheapest first."""
     best: list[tuple[float, float]] = []
     for cost, quality in sorted(points, key=lambda point: (point[0], -point[1])):
         if not best or quality > best[-1][1]:
@@ -171,7 +176,7 @@ def _estimate(results: Sequence[Result], measure: Measure) -> Estimate | None:
 
 def _notes(found: Statistics) -> list[str]:
     notes = []
-    answered = {t.target.name: len({r.prompt for r in t.results if r.status == "done"}) for t in found.targets}
+    answered = {target.target.name: target.answered for target in found.targets}
     few = [name for name, prompts in answered.items() if 0 < prompts < FEWEST]
     if few:
         notes.append(f"No intervals for {_and(few)}: fewer than {FEWEST} prompts were answered.")

@@ -50,6 +50,23 @@ def sentence(comparison: Comparison) -> str:
     return f"{comparison.verdict} by {text}{suffix} ({_span(low, high, unit)})"
 
 
+def tick(value: float, unit: Unit) -> str:
+    """A number on an axis, as short as it goes: ``2 s``, ``$0.5``."""
+    if unit == "ms":
+        return (
+            f"{value:g} ms" if value < 1000 else f"{value / 1000:g} s" if value < 120_000 else f"{value / 60_000:g} min"
+        )
+    if unit == "usd":
+        return f"${value * ANSWERS:,.6g}"
+    return f"{value * 100:.3g}%" if unit == "share" else f"{value:,.6g}"
+
+
+def difference_tick(value: float, unit: Unit) -> str:
+    """The same with its sign; shares in points."""
+    text = f"{abs(value) * 100:.3g}" if unit == "share" else tick(abs(value), unit)
+    return f"{MINUS}{text}" if value < 0 else f"+{text}" if value > 0 else "0"
+
+
 def heading(measure: Measure) -> str:
     """The measure's name, with what the number is of where its unit does not say so."""
     return f"{measure.name}, {ANSWERS:,} answers" if measure.unit == "usd" else measure.name

@@ -14,6 +14,7 @@ from llmproxy.bench.report.units import difference_tick, interval, number, sente
 # More dots of one target would be a blot; these are then taken evenly by rank.
 DOTS = 250
 ROW = 62
+COMPARED_ROW = 60
 # The golden ratio spreads neighbours in rank apart, the same way each time.
 SPREAD = 0.618034
 
@@ -25,8 +26,9 @@ def distribution(found: Statistics, measure: Measure) -> Markup | None:
         return None
     along = scale([value for row in values for value in row])
     bottom = ROW * sum(map(bool, values)) + 4
-    parts = [svg.axis(along, 4, bottom, lambda at: tick(at, measure.unit))]
     rows = [(at, target, row) for at, (target, row) in enumerate(zip(found.targets, values, strict=True)) if row]
+    bands = [(place * ROW + 24, place * ROW + 62) for place in range(len(rows))]
+    parts = [svg.axis(along, bands, bottom, lambda at: tick(at, measure.unit))]
     for place, (at, target, row) in enumerate(rows):
         top = place * ROW + 4
         middle = top + 38
@@ -60,7 +62,7 @@ def quality_cost(found: Statistics, measure: Measure) -> Markup | None:
         return None
     priced = {at: target.measured[COST.key].value for at, target, _ in placed if COST.key in target.measured}
     unpriced = len(priced) < len(placed)
-    right = 100 - svg.INSET - (20 if unpriced else 0)
+    right = 100 - svg.INSET - (22 if unpriced else 0)
     top, bottom = 26.0, 286.0
     along, up = scale(list(priced.values())), scale([0.0, 1.0])
 
@@ -72,7 +74,7 @@ def quality_cost(found: Statistics, measure: Measure) -> Markup | None:
         parts.append(svg.line("grid", 0, y(at), 100, y(at)))
         parts.append(svg.text("tick", 0, y(at) - 4, number(at, measure.unit)))
     if priced:
-        parts.append(svg.axis(along, top, bottom, lambda at: tick(at, "usd"), right))
+        parts.append(svg.axis(along, [(top, bottom)], bottom, lambda at: tick(at, "usd"), right))
     if unpriced:
         x = right + svg.INSET
         parts.append(svg.line("edge", x, top - 14, x, bottom))
@@ -120,12 +122,13 @@ def differences(found: Statistics, measure: Measure) -> Markup | None:
         return None
     ends = [end for *_, c in rows for end in (c.estimate.value, c.estimate.low, c.estimate.high) if end is not None]
     along = scale([*ends, 0.0], zero=False, ticks=4)
-    bottom = len(rows) * 54.0 + 4
+    bottom = len(rows) * COMPARED_ROW + 4
     zero = svg.across(along(0))
-    parts = [svg.axis(along, 4, bottom, lambda at: difference_tick(at, measure.unit))]
-    parts.append(svg.line("zero", zero, 0, zero, bottom))
+    bands = [(place * COMPARED_ROW + 32, place * COMPARED_ROW + 53) for place in range(len(rows))]
+    parts = [svg.axis(along, bands, bottom, lambda at: difference_tick(at, measure.unit))]
+    parts += [svg.line("zero", zero, top, zero, end) for top, end in bands]
     for place, (at, target, compared) in enumerate(rows):
-        top = place * 54 + 4
+        top = place * COMPARED_ROW + 4
         estimate, drawn = compared.estimate, []
         if estimate.low is not None and estimate.high is not None:
             left, right = svg.across(along(estimate.low)), svg.across(along(estimate.high))
@@ -149,7 +152,8 @@ def tokens(found: Statistics) -> Markup | None:
     if along.logarithmic:  # the length of a bar must tell its amount
         along = scale([0.0, *(mean for *_, means in rows for mean in means)])
     bottom = len(rows) * 66.0 + 4
-    parts = [svg.axis(along, 4, bottom, lambda at: tick(at, "tokens"))]
+    bands = [(place * 66 + 22, place * 66 + 62) for place in range(len(rows))]
+    parts = [svg.axis(along, bands, bottom, lambda at: tick(at, "tokens"))]
     for place, (at, target, (entered, cached, said, reasoned)) in enumerate(rows):
         top = place * 66 + 4
         drawn, labels = [svg.marker(at, svg.INSET, top + 10)], []

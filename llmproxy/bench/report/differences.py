@@ -54,10 +54,18 @@ def as_it_is(text: str) -> tuple[Piece, ...]:
 
 
 def _pieces(words: list[tuple[Kind, str]]) -> tuple[Piece, ...]:
-    return tuple(
-        Piece(kind, "".join(word for _, word, _ in group), code)
-        for (kind, code), group in groupby(_fenced(words), key=lambda piece: (piece[0], piece[2]))
-    )
+    pieces = []
+    for (kind, code), group in groupby(_fenced(words), key=lambda piece: (piece[0], piece[2])):
+        text = "".join(word for _, word, _ in group)
+        if kind == "added":
+            # White space before a word belongs to it here, but is not what was added.
+            bare = text.lstrip()
+            if len(bare) < len(text):
+                pieces.append(Piece("same", text[: len(text) - len(bare)], code))
+            text = bare
+        if text:
+            pieces.append(Piece(kind, text, code))
+    return tuple(pieces)
 
 
 def _fenced(words: list[tuple[Kind, str]]) -> Iterator[tuple[Kind, str, bool]]:

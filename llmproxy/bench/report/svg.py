@@ -3,7 +3,7 @@
 Places from left to right are in percent of the chart's width, from top to bottom in pixels.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from markupsafe import Markup
 
@@ -59,12 +59,22 @@ def marker(at: int, x: float, y: float, title: str = "") -> Markup:
     )
 
 
-def axis(scale: Scale, top: float, bottom: float, says: Callable[[float], str], right: float = 100 - INSET) -> Markup:
-    """Lines at the ticks from `top` to `bottom`, their labels under them."""
+def axis(
+    scale: Scale,
+    bands: Sequence[tuple[float, float]],
+    bottom: float,
+    says: Callable[[float], str],
+    right: float = 100 - INSET,
+) -> Markup:
+    """Lines at the ticks in each band from its top to its bottom, and their labels under `bottom`.
+
+    Bands leave out the rows of text, which lines would run through.
+    """
     parts = []
     for tick in scale.ticks:
         x = across(scale(tick), right)
-        parts += [line("grid", x, top, x, bottom), text("tick", x, bottom + 16, says(tick), "middle")]
+        parts += [line("grid", x, top, x, end) for top, end in bands]
+        parts.append(text("tick", x, bottom + 16, says(tick), "middle"))
     return Markup("").join(parts)
 
 

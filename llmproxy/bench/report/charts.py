@@ -196,7 +196,8 @@ def _mean(pairs: Sequence[tuple[int, int]]) -> tuple[float, float]:
 def _frontier(points: Sequence[tuple[float, float]], right: float) -> Markup:
     """Stairs: at each cost the best quality that can be had for it."""
     parts = []
-    for (x, y), following in zip(points, [*points[1:], None], strict=True):
+    for at, (x, y) in enumerate(points):
+        following = points[at + 1] if at + 1 < len(points) else None
         end = following[0] if following else right
         parts.append(svg.line("frontier", x, y, end, y))
         if following:

@@ -2,7 +2,6 @@
 
 import json
 import math
-import re
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -14,9 +13,6 @@ from llmproxy.bench.results import Prompt, Result, Run, Target
 # How many characters of a text, and of all answers together, the page holds, so that a browser still opens it.
 TEXT = 8_000
 ALL = 12_000_000
-
-# Browsers drop or misread them; the pictures of Unicode stand for the controls.
-_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f\ud800-\udfff]")
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,11 +50,6 @@ class Conversation:
     badness: float
 
 
-def readable(text: str) -> str:
-    """A text that a page can hold: carriage returns gone, other control characters made visible."""
-    return _CONTROL.sub(_picture, text.replace("\r\n", "\n"))
-
-
 def conversations(run: Run, reference: Target | None, most: int) -> Iterator[Conversation]:
     """The `most` worst prompts, worst first: calls failed, checks not passed, judged worse, or unlike the reference."""
     results: dict[str, dict[str, list[Result]]] = defaultdict(lambda: defaultdict(list))
@@ -75,7 +66,7 @@ def conversations(run: Run, reference: Target | None, most: int) -> Iterator[Con
     for badness, at in ranked[:most]:
         prompt = run.prompts[at]
         columns = tuple(_columns(run, results[prompt.turn_id], reference))
-        text = readable(prompt.text)
+        text = prompt.text
         yield Conversation(at + 1, prompt, text[:TEXT], max(len(text) - TEXT, 0), columns, badness)
         room -= sum(len(piece.text) for c in columns for a in c.answers for piece in a.pieces)
         if room < 0:
@@ -128,11 +119,11 @@ def _columns(run: Run, results: Mapping[str, Sequence[Result]], reference: Targe
 
 
 def _answer(result: Result, base: Result | None) -> Answer:
-    text, calls = readable(result.text), tuple((readable(name), _arguments(text)) for name, text in result.tool_calls)
+    text, calls = result.text, tuple((name, _arguments(text)) for name, text in result.tool_calls)
     cut = max(len(text) - TEXT, 0)
     if result.status != "done" or base is None or base is result:
         return Answer(result, as_it_is(text[:TEXT]), None, calls, cut)
-    found = words_differ(readable(base.text)[:TEXT], text[:TEXT])
+    found = words_differ(base.text[:TEXT], text[:TEXT])
     similarity = found.similarity if text or base.text else None
     return Answer(result, found.pieces, similarity, calls, cut)
 
@@ -141,8 +132,8 @@ def _arguments(text: str) -> str:
     try:
         parsed = json.loads(text)
     except ValueError:
-        return readable(text)[:TEXT]
-    return readable(json.dumps(parsed, indent=2, ensure_ascii=False))[:TEXT]
+        return text[:TEXT]
+    return json.dumps(parsed, indent=2, ensure_ascii=False)[:TEXT]
 
 
 def _label(answers: Sequence[Result], mean: float | None) -> tuple[str, str]:
@@ -155,10 +146,3 @@ def _label(answers: Sequence[Result], mean: float | None) -> tuple[str, str]:
     if any(result.checks or result.verdicts for result in answers):
         return f"{(1 - mean) * 100:.0f}", "bad" if mean > 0.5 else "good"
     return "answered", "none"
-
-
-def _picture(match: re.Match[str]) -> str:
-    code = ord(match[0])
-    if code > 0x7F:
-        return "\N{REPLACEMENT CHARACTER}"
-    return "\N{SYMBOL FOR DELETE}" if code == 0x7F else chr(0x2400 + code)

@@ -3,6 +3,7 @@
 import base64
 import hashlib
 import json
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -12,7 +13,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from llmproxy.bench.report import charts, svg
-from llmproxy.bench.report.conversations import conversations, readable
+from llmproxy.bench.report.conversations import conversations
 from llmproxy.bench.report.measures import (
     COST,
     DURATION,
@@ -32,6 +33,9 @@ from llmproxy.bench.results import Result, Run
 PROMPTS = 300
 # Bytes of settings' JSON that are shown.
 SETTINGS = 20_000
+
+# Answers may hold what HTML may not, and what no encoding can write: the pictures of Unicode stand for it.
+_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f\ud800-\udfff]")
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,10 +63,10 @@ def page(run: Run, *, prompts: int = PROMPTS) -> str:
         lstrip_blocks=True,
     )
     environment.filters |= {
-        "dollars": dollars, "duration": duration, "number": number, "readable": readable, "when": _when,
+        "dollars": dollars, "duration": duration, "number": number, "when": _when,
         "options": _json,
     }  # fmt: skip
-    return environment.get_template("page.html").render(
+    text = environment.get_template("page.html").render(
         run=run,
         found=found,
         answers=ANSWERS,
@@ -86,6 +90,7 @@ def page(run: Run, *, prompts: int = PROMPTS) -> str:
         facts=_facts,
         settings=_json(run.settings),
     )
+    return _CONTROL.sub(_picture, text.replace("\r\n", "\n"))
 
 
 def _drawn(
@@ -127,7 +132,7 @@ def _facts(result: Result) -> list[str]:
 
 
 def _json(values: Mapping[str, object]) -> str:
-    return readable(json.dumps(dict(values), indent=2, ensure_ascii=False, default=str))[:SETTINGS]
+    return json.dumps(dict(values), indent=2, ensure_ascii=False, default=str)[:SETTINGS]
 
 
 def _when(utc: str) -> str:
@@ -145,3 +150,10 @@ def _took(run: Run) -> str | None:
     except (TypeError, ValueError):
         return None
     return duration(lasted.total_seconds() * 1000)
+
+
+def _picture(match: re.Match[str]) -> str:
+    code = ord(match[0])
+    if code > 0x7F:
+        return "\N{REPLACEMENT CHARACTER}"
+    return "\N{SYMBOL FOR DELETE}" if code == 0x7F else chr(0x2400 + code)

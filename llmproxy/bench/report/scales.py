@@ -21,7 +21,8 @@ class Scale:
         """Where a value lies: 0 at the axis' beginning, 1 at its end; what lies beyond is put there."""
         value = min(max(value, self.low), self.high)
         if self.logarithmic:
-            return math.log(value / self.low) / math.log(self.high / self.low)
+            low = math.log(self.low)
+            return (math.log(value) - low) / (math.log(self.high) - low)
         return (value - self.low) / (self.high - self.low)
 
 

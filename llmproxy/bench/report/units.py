@@ -83,7 +83,7 @@ def dollars(usd: float) -> str:
         return "$0"
     sign = MINUS if usd < 0 else ""
     usd = abs(usd)
-    return f"{sign}${usd:,.0f}" if usd >= 1000 else f"{sign}${usd:.2f}" if usd >= 0.1 else f"{sign}${_plain(usd)}"
+    return f"{sign}${usd:,.0f}" if usd >= 1000 else f"{sign}${usd:.2f}" if usd >= 0.0995 else f"{sign}${_plain(usd)}"
 
 
 def _plain(value: float) -> str:

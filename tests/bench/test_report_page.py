@@ -94,7 +94,7 @@ def test_a_whole_run() -> None:
     assert len(found.all("details", "conversation")) == 40
     for target in run.targets:
         assert target.name in found.words
-    assert len(found.all("svg", "chart")) == 2 + 3 + 5 + 1
+    assert len(found.all("svg", "chart")) == 2 + 3 + 6 + 1
     assert all(svg["aria-label"] and svg["role"] == "img" for svg in found.all("svg", "chart"))
     assert "no difference seen" in found.words and "The price of local/smollm2 is unknown" in found.words
     assert found.all("line", "frontier")

@@ -179,6 +179,22 @@ def test_the_baseline_is_the_reference_wherever_it_stands() -> None:
     assert reference is FAST
 
 
+@pytest.mark.parametrize(
+    ("scores", "text"),
+    [
+        ([1.0] * 9 + [0.5] * 3, "better by 0.38 (0.25\N{EN DASH}0.50)"),
+        ([1.0, 0.0] * 6, "no difference seen (\N{MINUS SIGN}0.25 to +0.25)"),
+        ([0.0] * 3, "too few prompts to tell"),
+    ],
+)
+def test_a_judge_s_verdicts_are_against_even(scores: list[float], text: str) -> None:
+    results = [replace(took(at, FAST, 1), verdicts=(Verdict("j", "pairwise", s),)) for at, s in enumerate(scores)]
+    found = Statistics(run_of(*results, targets=(RECORDED, FAST)))
+    (compared,) = found.of("fast").compared
+    assert compared.measure is PAIRWISE and sentence(compared) == text
+    assert compared.good == {"b": True, "n": None, "t": None}[text[0]]
+
+
 @given(st.lists(st.tuples(st.floats(0, 1), st.floats(0, 1)), max_size=12))
 def test_the_frontier_is_what_nothing_beats(points: list[tuple[float, float]]) -> None:
     best = frontier(points)

@@ -8,7 +8,7 @@ from markupsafe import Markup
 from llmproxy.bench.report import svg
 from llmproxy.bench.report.measures import COST, PAIRWISE, Measure
 from llmproxy.bench.report.scales import scale
-from llmproxy.bench.report.statistics import Statistics, TargetStatistics, frontier
+from llmproxy.bench.report.statistics import EVEN, Statistics, TargetStatistics, frontier
 from llmproxy.bench.report.units import difference_tick, interval, number, sentence, tick
 
 # More dots of one target would be a blot; these are then taken evenly by rank.
@@ -105,7 +105,7 @@ def quality_cost(found: Statistics, measure: Measure) -> Markup | None:
 def quality(target: TargetStatistics, measure: Measure) -> float | None:
     """A target's quality by one measure. What is judged against the baseline is as good as it where it is it."""
     if measure is PAIRWISE and target.target.as_recorded and target.done:
-        return 0.5
+        return EVEN
     estimate = target.measured.get(measure.key)
     return estimate.value if estimate else None
 

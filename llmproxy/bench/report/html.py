@@ -25,7 +25,7 @@ from llmproxy.bench.report.measures import (
     SPEED,
     Measure,
 )
-from llmproxy.bench.report.statistics import Statistics, TargetStatistics
+from llmproxy.bench.report.statistics import EVEN, Statistics, TargetStatistics
 from llmproxy.bench.report.units import ANSWERS, dollars, duration, heading, interval, number, sentence
 from llmproxy.bench.results import Result, Run
 
@@ -106,7 +106,7 @@ def _figures(found: Statistics, target: TargetStatistics) -> Iterator[Figure]:
         name = heading(measure)
         if estimate is None:
             if measure is PAIRWISE and target.target.as_recorded and target.done:
-                yield Figure(name, number(0.5, "score"), says="is the baseline")
+                yield Figure(name, number(EVEN, "score"), says="is the baseline")
             else:
                 yield Figure(name, "unknown" if measure is COST and target.done else "none")
             continue

@@ -2,7 +2,7 @@
 
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 from llmproxy.bench.report.bootstrap import FEWEST, Estimate, difference, estimate
@@ -11,6 +11,8 @@ from llmproxy.bench.results import Result, Run, Target
 
 # Intervals of so few prompts are shown with a warning.
 FEW = 20
+# A judge's score of an answer that is as good as the baseline's.
+EVEN = 0.5
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,6 +140,8 @@ class Statistics:
                 before, after = _groups(base, measure), _groups(results, measure)
                 if pairs := [(before[prompt], after[prompt]) for prompt in before.keys() & after.keys()]:
                     compared.append(Comparison(measure, difference(pairs, measure.centre)))
+            if self.reference.as_recorded and PAIRWISE.key in measured:
+                compared.append(Comparison(PAIRWISE, _less(measured[PAIRWISE.key], EVEN)))
         return TargetStatistics(
             target,
             tuple(results),
@@ -172,6 +176,11 @@ def _estimate(results: Sequence[Result], measure: Measure) -> Estimate | None:
     values = sum(map(len, groups.values()))
     missing = sum(result.status == "done" for result in results) - values
     return estimate(list(groups.values()), measure.centre, share=measure.unit == "share", missing=missing)
+
+
+def _less(found: Estimate, by: float) -> Estimate:
+    low, high = (None if end is None else end - by for end in (found.low, found.high))
+    return replace(found, value=found.value - by, low=low, high=high)
 
 
 def _notes(found: Statistics) -> list[str]:

@@ -7,7 +7,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from llmproxy.bench.report.measures import COST, DURATION, FIRST_TOKEN, Measure
+from llmproxy.bench.report.measures import COST, DURATION, FIRST_TOKEN, PAIRWISE, Measure
 from llmproxy.bench.report.statistics import Statistics, TargetStatistics
 from llmproxy.bench.report.units import ANSWERS, cell, sentence
 from llmproxy.bench.results import Run
@@ -78,7 +78,8 @@ def _differences(found: Statistics) -> Table:
         for at, compared in enumerate(target.compared):
             style = {True: "green", False: "red", None: "dim"}[compared.good]
             name = Text("" if at else target.target.name, "bold")
-            shown.add_row(name, compared.measure.name, Text(sentence(compared), style))
+            what = HEADINGS["pairwise"] if compared.measure is PAIRWISE else compared.measure.name
+            shown.add_row(name, what, Text(sentence(compared), style))
     shown.add_row()
     return shown
 

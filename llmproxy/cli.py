@@ -301,8 +301,8 @@ def reingest(config_path: Path | None, database: Path | None, since: str | None)
     """
     import sqlite3
 
-    from llmproxy.reingest import parse_since
     from llmproxy.reingest import reingest as read_again
+    from llmproxy.store.selection import parse_since
 
     capture = _load(config_path, capture__database=database).capture
     try:

@@ -2,7 +2,7 @@
 
 import json
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import datetime
 from typing import Any
 
 from sqlite_utils import Database
@@ -13,6 +13,7 @@ from llmproxy.headers import Header
 from llmproxy.ingest import read
 from llmproxy.store.llm_store import open_database
 from llmproxy.store.recorder import DatabaseRecorder
+from llmproxy.store.selection import parse_since
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,14 +97,3 @@ def _exchange(row: dict[str, Any]) -> Exchange:
 
 def _headers(text: str | None) -> tuple[Header, ...]:
     return tuple((name.encode("latin-1"), value.encode("latin-1")) for name, value in json.loads(text or "[]"))
-
-
-def parse_since(since: str) -> str:
-    """A moment as the database has it: from ISO 8601 (UTC where it names no zone), or `30m`, `12h`, `7d` before now."""
-    units = {"m": "minutes", "h": "hours", "d": "days", "w": "weeks"}
-    if since[:-1].isdigit() and since[-1:] in units:
-        moment = datetime.now(UTC) - timedelta(**{units[since[-1]]: int(since[:-1])})
-    else:
-        moment = datetime.fromisoformat(since)
-        moment = moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment.astimezone(UTC)
-    return moment.isoformat()

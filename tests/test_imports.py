@@ -13,8 +13,16 @@ PACKAGE = Path(__file__).parents[1] / "llmproxy"
 LAYERS: list[dict[str, set[str]]] = [
     {"__main__": {"cli"}, "cli": set()},
     {"demo": set(), "check": set()},
-    {"serve": {"app"}, "ingester": {"ingest"}, "reingest": {"ingest"}, "stats": set(), "app": set(), "ingest": set()},
-    {"forward": set(), "store": set()},
+    {
+        "serve": {"app"},
+        "ingester": {"ingest"},
+        "reingest": {"ingest"},
+        "stats": set(),
+        "app": set(),
+        "ingest": set(),
+        "bench": set(),
+    },
+    {"forward": set(), "store": set(), "selecting": {"store"}},
     {
         "guard": {"upstreams"},
         "upstreams": {"transports"},

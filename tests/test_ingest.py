@@ -18,7 +18,7 @@ from llmproxy.ingest import Hook, Ingester, SpoolLock, load_hooks
 from llmproxy.metrics import Metrics
 from llmproxy.reconstruct import Reconstruction
 from llmproxy.reconstruct.turn import Turn
-from llmproxy.reingest import parse_since, reingest
+from llmproxy.reingest import reingest
 
 
 def capture(tmp_path: Path, **settings: Any) -> CaptureConfig:
@@ -255,11 +255,3 @@ def test_files_are_for_their_owner_alone(tmp_path: Path) -> None:
     assert asyncio.run(ingest(settings))
     assert settings.database_path.stat().st_mode & 0o777 == 0o600
     assert settings.spool_path.stat().st_mode & 0o777 == 0o700
-
-
-def test_since() -> None:
-    assert parse_since("2026-01-31") == "2026-01-31T00:00:00+00:00"
-    assert parse_since("2026-01-31T12:00+01:00") == "2026-01-31T11:00:00+00:00"
-    assert parse_since("7d") < parse_since("12h") < parse_since("5m")
-    with pytest.raises(ValueError):
-        parse_since("yesterday")

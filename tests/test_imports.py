@@ -21,6 +21,7 @@ LAYERS: list[dict[str, set[str]]] = [
         "app": set(),
         "ingest": set(),
         "bench": set(),
+        "inprocess": set(),
     },
     {"forward": set(), "store": set(), "selecting": {"store"}},
     {
@@ -30,7 +31,6 @@ LAYERS: list[dict[str, set[str]]] = [
         "capture": {"metrics"},
         "metrics": set(),
     },
-    {"inprocess": set()},
     {"headers": set(), "reconstruct": set(), "config": set(), "errors": {"headers"}},
     {"": set()},
 ]

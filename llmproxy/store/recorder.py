@@ -1,15 +1,17 @@
 """Writes exchanges into the database: each exactly once, with its turn and thread where there is one."""
 
 import hashlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from llm.parts import Message
 from sqlite_utils import Database
 
 from llmproxy.capture.exchange import CROCKFORD, Exchange
+from llmproxy.headers import get
 from llmproxy.reconstruct.turn import Turn
 from llmproxy.store.conversation_key import answer_key, called_ids, conversation_keys, exact_key
-from llmproxy.store.exchanges import exchange_row, insert
+from llmproxy.store.exchanges import REPLAY_HEADER, REPLAYED, exchange_row, insert, known_exchanges
 from llmproxy.store.llm_store import TurnStore
 from llmproxy.store.threads import Answer, Threads, wanted
 
@@ -39,11 +41,15 @@ class DatabaseRecorder:
         """Write an exchange that is not in the database yet."""
         turn_id = thread_id = None
         turn = reading.turn
-        if turn is not None and _is_a_turn(exchange, turn):
+        reason = reading.reason
+        replayed = self._is_replayed(exchange)
+        if replayed:
+            reason = REPLAYED
+        elif turn is not None and _is_a_turn(exchange, turn):
             turn_id = exchange.id
             thread_id = self._write_turn(exchange, turn)
         failed = (
-            reading.reason is not None
+            reason is not None
             or exchange.outcome != "complete"
             or (exchange.status or 0) >= 400
             or (turn is not None and bool(turn.error or turn.notes))
@@ -54,8 +60,8 @@ class DatabaseRecorder:
             turn=turn,
             turn_id=turn_id,
             thread_id=thread_id,
-            reason=reading.reason,
-            keep_raw=self._raw == "all" or (self._raw == "failed" and failed),
+            reason=reason,
+            keep_raw=not replayed and (self._raw == "all" or (self._raw == "failed" and failed)),
         )
         insert(self._db.conn, "llmproxy_exchanges", row)
 
@@ -65,9 +71,15 @@ class DatabaseRecorder:
         self._db.conn.execute("delete from llmproxy_exchanges where id = ?", [exchange.id])
         self.write(exchange, reading)
 
+    def _is_replayed(self, exchange: Exchange) -> bool:
+        """Whether the answer is one that is in this database already. An id that is not here is no reason to leave out
+        a turn: it may be another database's, or some provider's invention."""
+        original = get(exchange.response_headers, REPLAY_HEADER)
+        return original is not None and bool(known_exchanges(self._db.conn, [original.decode("latin-1")]))
+
     def _write_turn(self, exchange: Exchange, turn: Turn) -> str:
         parent = self._threads.pointed_at(exchange.id, turn)
-        input = _effective_input(turn, self._turns.history(parent.turn_id)) if parent else list(turn.input)
+        input = effective_input(turn, self._turns.history(parent.turn_id)) if parent else list(turn.input)
         asked = conversation_keys(input)
         hint = wanted(asked, input, turn.session)
         if parent is None:
@@ -106,8 +118,8 @@ def _is_a_turn(exchange: Exchange, turn: Turn) -> bool:
     return bool(turn.outputs) and exchange.status is not None and exchange.status < 400
 
 
-def _effective_input(turn: Turn, history: list[Message]) -> list[Message]:
-    """The whole input of a request that holds only what is new: the provider prepends the history it kept.
+def effective_input(turn: Turn, history: Sequence[Message]) -> list[Message]:
+    """The whole input of a request that holds only what is new: the provider prepends the `history` it kept.
 
     Instructions are the request's own and not inherited (OpenAI, Responses: `previous_response_id`).
     """
@@ -124,4 +136,4 @@ def _turn_id(exchange_id: str, at: int) -> str:
     return exchange_id[:10] + "".join(CROCKFORD[byte & 31] for byte in digest)
 
 
-__all__ = ["DatabaseRecorder", "Reading"]
+__all__ = ["DatabaseRecorder", "Reading", "effective_input"]

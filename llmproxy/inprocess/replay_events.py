@@ -32,7 +32,8 @@ def _chat(response: JsonObject, usage: bool) -> Iterator[bytes]:
     for choice in _objects(response.get("choices")):
         beside = _without(choice, "message", "finish_reason", "logprobs")
         logprobs = choice.get("logprobs")
-        for delta in _chat_deltas(choice.get("message") or {}):
+        message = choice.get("message")  # Azure leaves it out where its filter struck
+        for delta in _chat_deltas(message) if isinstance(message, dict) else ():
             said = {**beside, "delta": delta, "logprobs": logprobs, "finish_reason": None}
             logprobs = None  # all with the first chunk: which belongs to which is not known
             yield _data({**base, "choices": [said]})

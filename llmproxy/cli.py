@@ -8,9 +8,12 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from llmproxy import __version__
+from llmproxy.selecting import selection_options
 
 if TYPE_CHECKING:
     from llmproxy.config import Config
+    from llmproxy.export.export import Format
+    from llmproxy.store.selection import Selection
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -315,3 +318,63 @@ def reingest(config_path: Path | None, database: Path | None, since: str | None)
     except (sqlite3.Error, OSError) as exc:
         _fail(f"{capture.database_path}: {exc}", EXIT_FAILED)
     click.echo(f"{done.read} exchanges read again: {done.new_turns} new turns, {done.without_turn} without one still")
+
+
+@main.command()
+@_config_options
+@click.option(
+    "--format",
+    "format",
+    type=click.Choice(["openai-finetune", "openai-evals", "llm", "raw", "har"]),
+    default="llm",
+    show_default=True,
+)
+@click.option("--redact", "patterns", multiple=True, help="Replace what this regular expression matches; repeatable.")
+@click.option("-o", "--output", type=click.Path(path_type=Path, dir_okay=False), help="Default: standard output.")
+@selection_options
+def export(
+    config_path: Path | None,
+    database: Path | None,
+    format: "Format",
+    patterns: tuple[str, ...],
+    output: Path | None,
+    selection: "Selection",
+) -> None:
+    """Write captured turns as JSON Lines, or as one HAR document.
+
+    \b
+    llmproxy export --format openai-finetune --model 'gpt-5*' --since 7d -o train.jsonl
+    llmproxy export --query refund --redact '[\\w.]+@[\\w.]+'
+    llmproxy export --format har --thread 01k9… -o thread.har
+    """
+    import os
+    from contextlib import closing
+
+    from llmproxy.export.export import write_turns
+    from llmproxy.export.redaction import Redaction
+    from llmproxy.store.captured import NothingCaptured, open_read_only
+    from llmproxy.store.selection import BadQuery, UnknownTurns, select
+
+    config = _load(config_path, capture__database=database)
+    try:
+        redaction = Redaction.of(patterns)
+        with closing(open_read_only(config.capture.database_path)) as db:
+            ids = select(db, selection)
+            if output is None:
+                done = write_turns(db, ids, format, redaction, click.get_text_stream("stdout", encoding="utf-8"))
+            else:
+                private = os.open(output, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+                with open(private, "w", encoding="utf-8") as file:
+                    done = write_turns(db, ids, format, redaction, file)
+    except (BadQuery, UnknownTurns, ValueError) as exc:
+        _fail(str(exc), EXIT_WRONG_USAGE)
+    except (NothingCaptured, OSError) as exc:
+        _fail(str(exc), EXIT_FAILED)
+    click.echo(f"{done.written} turns exported" + (f" to {output}" if output else ""), err=True)
+    for reason, count in done.left_out.most_common():
+        click.echo(f"{count} left out: {reason}", err=True)
+    if done.without_bytes:
+        click.echo(
+            f"{done.without_bytes} without their bytes, which were not kept; set capture.raw: all for the next ones",
+            err=True,
+        )

@@ -22,6 +22,7 @@ LAYERS: list[dict[str, set[str]]] = [
         "ingest": set(),
         "bench": set(),
         "inprocess": set(),
+        "export": set(),
     },
     {"forward": set(), "store": set(), "selecting": {"store"}},
     {
@@ -40,7 +41,7 @@ HOT = {"forward", "headers", "capture", "transports", "upstreams", "guard", "met
 # llm's values are the words that reconstructing speaks in; all the rest of llm is known to one module.
 LLM_VALUES = ("llm.parts.", "llm.Tool", "llm.Attachment")
 KNOWS_LLM = {"store/llm_store.py"}
-SPEAKS_IN_LLMS_VALUES = {"reconstruct", "store"}
+SPEAKS_IN_LLMS_VALUES = {"reconstruct", "store", "export"}
 OPENS_THE_DATABASE = {"store", "ingest", "reingest"}
 
 

@@ -361,7 +361,8 @@ def export(
         with closing(open_read_only(config.capture.database_path)) as db:
             ids = select(db, selection)
             if output is None:
-                done = write_turns(db, ids, format, redaction, click.get_text_stream("stdout", encoding="utf-8"))
+                with click.open_file("-", "w", encoding="utf-8") as file:
+                    done = write_turns(db, ids, format, redaction, file)
             else:
                 private = os.open(output, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
                 with open(private, "w", encoding="utf-8") as file:

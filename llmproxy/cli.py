@@ -11,6 +11,7 @@ from llmproxy import __version__
 from llmproxy.selecting import selection_options
 
 if TYPE_CHECKING:
+    from llmproxy.breakdown import By
     from llmproxy.config import Config
     from llmproxy.export.export import Format
     from llmproxy.store.selection import Selection
@@ -276,21 +277,59 @@ def check(config_path: Path | None, database: Path | None) -> None:
 
 @main.command()
 @_config_options
-@click.option("--json", "as_json", is_flag=True, help="As JSON.")
-def stats(config_path: Path | None, database: Path | None, as_json: bool) -> None:
+@click.option(
+    "--by",
+    multiple=True,
+    type=click.Choice(["day", "model", "upstream", "client", "thread", "api"]),
+    help="Calls, tokens, cost, latency and errors by this; repeatable.",
+)
+@click.option("--since", help="With --by, only what began since: 2026-01-31, 2026-01-31T12:00, 12h, 7d.")
+@click.option("--top", type=click.IntRange(min=1), default=30, show_default=True, help="With --by, so many rows.")
+@click.option("--json", "as_json", is_flag=True, help="As JSON, with every row.")
+def stats(
+    config_path: Path | None,
+    database: Path | None,
+    by: tuple["By", ...],
+    since: str | None,
+    top: int,
+    as_json: bool,
+) -> None:
     """Count what was recorded: by outcome, by what could not be read and why, and what waits in the spool.
 
     \b
     llmproxy stats
+    llmproxy stats --by day
+    llmproxy stats --by upstream --by model --since 7d --json
     """
     from llmproxy.stats import NoDatabase, collect, render
 
+    if (since is not None or top != 30) and not by:
+        _fail("--since and --top go with --by", EXIT_WRONG_USAGE)
     config = _load(config_path, capture__database=database)
     try:
-        statistics = collect(config.capture)
+        if by:
+            click.echo(_break_down(config, by, since, top, as_json))
+        else:
+            click.echo(render(collect(config.capture), as_json=as_json))
     except NoDatabase as exc:
         _fail(str(exc), EXIT_FAILED)
-    click.echo(render(statistics, as_json=as_json))
+
+
+def _break_down(config: "Config", by: tuple["By", ...], since: str | None, top: int, as_json: bool) -> str:
+    import shutil
+
+    from llmproxy.breakdown import break_down
+    from llmproxy.breakdown_table import render
+    from llmproxy.store.selection import parse_since
+
+    try:
+        earliest = parse_since(since) if since is not None else None
+    except ValueError:
+        _fail(f"--since {since!r} is no time; write 2026-01-31, 2026-01-31T12:00, 12h or 7d", EXIT_WRONG_USAGE)
+    breakdown = break_down(config, by, earliest)
+    # Where nobody looks at it, such as in a pipe, nothing is cut.
+    width = shutil.get_terminal_size((120, 24)).columns if sys.stdout.isatty() else 10_000
+    return render(breakdown, as_json=as_json, top=top, width=width)
 
 
 @main.command()

@@ -18,6 +18,8 @@ LAYERS: list[dict[str, set[str]]] = [
         "ingester": {"ingest"},
         "reingest": {"ingest"},
         "stats": set(),
+        "breakdown": {"stats"},
+        "breakdown_table": {"breakdown"},
         "app": set(),
         "ingest": set(),
         "bench": set(),

@@ -15,6 +15,7 @@ from collections.abc import Coroutine, Iterator, Mapping
 from typing import Any
 
 import httpx2
+from pydantic import ValidationError
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from llmproxy.config import Config
@@ -32,9 +33,20 @@ _UPSTREAM = "replay-record"
 def create_app(options: Mapping[str, Any] | None = None) -> ASGIApp:
     """The replay upstream as an ASGI app.
 
-    `options` are those of `replay_settings.Options`; others raise pydantic's `ValidationError`, a `ValueError`.
+    `options` are those of `replay_settings.Options`. Raises `ValueError`, in one line, for others and for a database
+    that cannot be replayed from.
     """
-    return Replay(Options.model_validate(dict(options or {})))
+    try:
+        checked = Options.model_validate(dict(options or {}))
+    except ValidationError as exc:
+        told = (f"{'.'.join(map(str, each['loc']))} {each['msg']}".strip() for each in exc.errors())
+        raise ValueError("; ".join(told)) from None
+    if checked.mode == "only":
+        try:
+            open_read_only(checked.database_path).close()
+        except NothingCaptured as exc:
+            raise ValueError(str(exc)) from None
+    return Replay(checked)
 
 
 class Replay:

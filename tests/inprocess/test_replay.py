@@ -14,6 +14,9 @@ import pytest
 
 from llmproxy.config import Config
 from llmproxy.ingest import Ingester
+from llmproxy.inprocess.replay import create_app
+from llmproxy.inprocess.replay_reply import reply
+from llmproxy.store.replay_answer import CapturedAnswer
 from tests.proxy import DEADLINE, InThread, proxy_in_thread
 from tests.raw_upstream import Connection, RawRequest, RawUpstream, raw_upstream
 
@@ -303,3 +306,32 @@ def test_a_pointer_at_an_earlier_response_is_followed(tmp_path: Path) -> None:
         ids = [client.post("/v1/responses", json=question).json()["id"] for question in reversed(questions)]
         assert ids == ["resp_3", "resp_2", "resp_1"]
         assert client.post("/v1/responses", json=questions[1] | {"previous_response_id": "x"}).json()["id"] == "resp_3"
+
+
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        ({"database": "/nowhere/logs.db"}, "there is no database yet"),
+        ({"sped": 1}, "sped Extra inputs are not permitted"),
+        ({"mode": "record"}, "mode: record needs upstream"),
+        ({"upstream": {"base_url": "http://127.0.0.1:1/v1"}}, "upstream is for mode: record"),
+        ({"speed": -1}, "speed Input should be greater"),
+    ],
+)
+def test_options_that_cannot_be_are_told_in_one_line(options: dict[str, Any], told: str) -> None:
+    with pytest.raises(ValueError, match=told) as raised:
+        create_app(options)
+    assert "\n" not in str(raised.value)
+
+
+def test_the_pauses_are_those_that_were_captured() -> None:
+    def answer(pieces: tuple[tuple[int, bytes], ...] | None) -> CapturedAnswer:
+        message = {"role": "assistant", "content": "one two"}
+        said = {"choices": [{"index": 0, "message": message, "finish_reason": "stop"}]}
+        return CapturedAnswer("id", "chat.completions", 200, (), True, pieces, said, False, 100.0, 500.0)
+
+    raw = reply(answer(((100_000, b"data: 1\n\n"), (500_000, b"data: 2\n\n"))), stream=True, usage=False, accepts=b"")
+    assert [at for at, _ in raw.pieces] == [0.1, 0.5]
+    made = reply(answer(None), stream=True, usage=False, accepts=b"")
+    assert [round(at, 3) for at, _ in made.pieces] == [0.1, 0.2, 0.3, 0.4, 0.5]
+    assert [at for at, _ in reply(answer(None), stream=False, usage=False, accepts=b"").pieces] == [0.5]

@@ -72,8 +72,15 @@ class DatabaseRecorder:
         self.write(exchange, reading)
 
     def _is_replayed(self, exchange: Exchange) -> bool:
-        """Whether the answer is one that is in this database already. An id that is not here is no reason to leave out
-        a turn: it may be another database's, or some provider's invention."""
+        """Whether the answer is one that is in this database already, or the replay's own error.
+
+        An id that is not here is no reason to leave out a turn: it may be another database's, or some provider's
+        invention.
+        """
+        if (exchange.status or 0) >= 400 and (get(exchange.response_headers, b"x-llmproxy-error") or b"").startswith(
+            b"replay_"
+        ):
+            return True
         original = get(exchange.response_headers, REPLAY_HEADER)
         return original is not None and bool(known_exchanges(self._db.conn, [original.decode("latin-1")]))
 

@@ -117,7 +117,7 @@ def test_what_is_replayed_passes_and_makes_no_second_turn(tmp_path: Path) -> Non
     assert rows(tmp_path, "select upstream, status, reason, turn_id is null from llmproxy_exchanges order by id") == [
         ("mock", 200, None, 0),
         ("replay", 200, "replayed", 1),
-        ("replay", 404, None, 1),
+        ("replay", 404, "replayed", 1),
     ]
     # Nor is an answer of the replay's own, such as the 404, taken for one that was captured.
     with replayed(tmp_path) as (client, _):

@@ -391,7 +391,7 @@ def export(
 
     from llmproxy.export.export import write_turns
     from llmproxy.export.redaction import Redaction
-    from llmproxy.store.captured import NothingCaptured, open_read_only
+    from llmproxy.store.read_only import NothingCaptured, open_read_only
     from llmproxy.store.selection import BadQuery, UnknownTurns, select
 
     config = _load(config_path, capture__database=database)

@@ -10,7 +10,7 @@ from typing import IO, Any, Literal, get_args
 from llmproxy.export.exchanges import har_entry, har_head, raw, read_exchange
 from llmproxy.export.messages import NotExportable, evals, fine_tuning, llm_messages
 from llmproxy.export.redaction import Redaction
-from llmproxy.store.captured import CapturedTurn, read_turn
+from llmproxy.store.read_only import CapturedTurn, read_turn
 
 Format = Literal["openai-finetune", "openai-evals", "llm", "raw", "har"]
 FORMATS: tuple[Format, ...] = get_args(Format)

@@ -23,7 +23,7 @@ from llmproxy.errors import ErrorCode, ProxyError, ResponseCut
 from llmproxy.headers import get, request_headers, response_headers
 from llmproxy.inprocess.replay_reply import CannotReplay, Reply, reply
 from llmproxy.inprocess.replay_settings import Options
-from llmproxy.store.captured import NothingCaptured, open_read_only
+from llmproxy.store.read_only import NothingCaptured, open_read_only
 from llmproxy.store.replay_index import Known, Question, ReplayIndex
 from llmproxy.upstreams import Upstream, open_upstreams
 

@@ -1,4 +1,4 @@
-"""Captured turns read back, from a database that is only read."""
+"""Captured turns read back, over a connection that cannot write."""
 
 import json
 import sqlite3

@@ -2,7 +2,8 @@
 
 import json
 import sqlite3
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -35,12 +36,19 @@ class Statistics:
 
 def collect(capture: CaptureConfig) -> Statistics:
     """Count what is in the database and in the spool. Raises `NoDatabase`."""
+    with opened(capture) as connection:
+        return _collect(connection, capture)
+
+
+@contextmanager
+def opened(capture: CaptureConfig) -> Iterator[sqlite3.Connection]:
+    """The database, read-only. Raises `NoDatabase`, also where reading it fails inside."""
     path = capture.database_path
     if not path.exists():
         raise NoDatabase(f"{path}: there is no database yet; it is made when the first exchange is ingested")
-    connection = sqlite3.connect(f"file:{path}?mode=ro", uri=True, timeout=5)
+    connection = sqlite3.connect(f"{path.as_uri()}?mode=ro", uri=True, timeout=5)
     try:
-        return _collect(connection, capture)
+        yield connection
     except sqlite3.DatabaseError as exc:
         raise NoDatabase(f"{path}: cannot be counted: {exc}") from None
     finally:

@@ -12,6 +12,7 @@ from sqlite_utils import Database
 
 from llmproxy.reconstruct.turn import Api
 from llmproxy.store.llm_store import TurnStore
+from llmproxy.store.read_only import read_tools
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +75,7 @@ def read_turn(db: Database, turn_id: str) -> CapturedTurn | None:
         model=row["model"],
         input=tuple(chain[:before]),
         output=tuple(chain[before:]),
-        tools=_tools(db.conn, turn_id),
+        tools=read_tools(db.conn, turn_id),
         schema=_schema(db.conn, row["schema_id"]),
         options=json.loads(row["options_json"] or "{}"),
         input_tokens=row["input_tokens"],
@@ -111,18 +112,6 @@ def _kept_elsewhere(db: sqlite3.Connection, turn_id: str, response_json: str | N
         return False
     row = db.execute("select parent_turn_id from llmproxy_turns where turn_id = ?", [turn_id]).fetchone()
     return row is None or row[0] is None
-
-
-def _tools(db: sqlite3.Connection, turn_id: str) -> tuple[Tool, ...]:
-    rows = db.execute(
-        "select name, description, input_schema from turn_tools join tools on tools.id = turn_tools.tool_id"
-        " where turn_id = ? order by turn_tools.rowid",
-        [turn_id],
-    )
-    return tuple(
-        Tool(name=name, description=description or None, input_schema=json.loads(schema or "{}"))
-        for name, description, schema in rows
-    )
 
 
 def _schema(db: sqlite3.Connection, schema_id: str | None) -> Mapping[str, Any] | None:

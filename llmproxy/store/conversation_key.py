@@ -54,7 +54,7 @@ def conversation_keys(messages: Iterable[Message], tip: Key = _EMPTY) -> Convers
     for message in messages:
         if message.role == "system":
             continue
-        said = _items(message)
+        said = said_items(message)
         if not said:
             continue
         if message.role != role:
@@ -95,7 +95,7 @@ def _hash(*pieces: bytes) -> bytes:
     return digest.digest()
 
 
-def _items(message: Message) -> list[tuple[bytes, bytes]]:
+def said_items(message: Message) -> list[tuple[bytes, bytes]]:
     """What a message says, each item with and without ids; b"" where it does not count in that form."""
     items: list[tuple[bytes, bytes]] = []
     calls = [part for part in message.parts if isinstance(part, ToolCallPart) and not part.server_executed]

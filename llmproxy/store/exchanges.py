@@ -15,6 +15,11 @@ from llmproxy.reconstruct.turn import Turn
 
 migrations = Migrations("llmproxy")
 
+# On an answer that the replay upstream gives: the id of the exchange that it was recorded in.
+REPLAY_HEADER = b"x-llmproxy-replay"
+# The `reason` of such an exchange: it makes no turn, since the turn is in the database already.
+REPLAYED = "replayed"
+
 
 @migrations()
 def m001_exchanges(db: Database) -> None:

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from condense_json import UncondenseError
 from llm import Tool
 from llm.logs import LogStore, _attachments_of
 from llm.models import _conversation_name
@@ -187,3 +188,55 @@ class TurnStore:
         """The whole conversation up to and including a turn's answer, oldest first; empty where it is not stored."""
         row = self.db.execute("select tip_message_hash from turns where id = ?", [turn_id]).fetchone()
         return self._logs.load_chain(row[0]) if row is not None else []
+
+
+class TurnReader:
+    """Reads what `TurnStore` wrote, over a connection that may be read-only."""
+
+    def __init__(self, connection: sqlite3.Connection) -> None:
+        self._logs = _Unmigrated(Database(connection))
+
+    def chain(self, tip: str | None) -> list[str]:
+        """The hashes of the messages up to and including `tip`, oldest first."""
+        rows = self._logs.db.execute(
+            "with recursive chain(hash, parent, at) as ("
+            " select hash, parent_hash, 0 from messages where hash = ?"
+            " union all select messages.hash, messages.parent_hash, at + 1"
+            " from messages join chain on messages.hash = chain.parent"
+            ") select hash from chain order by at desc",
+            [tip],
+        )
+        return [row[0] for row in rows]
+
+    def messages(self, hashes: Sequence[str]) -> dict[str, Message]:
+        """The messages that have these hashes."""
+        found: dict[str, Message] = {}
+        for at in range(0, len(hashes), 500):
+            some = list(hashes[at : at + 500])
+            parts = self._logs._load_parts(some)
+            marks = ",".join("?" * len(some))
+            for hash, role, metadata in self._logs.db.execute(
+                f"select hash, role, provider_metadata from messages where hash in ({marks})", some
+            ):
+                found[hash] = Message(role, parts.get(hash, []), json.loads(metadata) if metadata else None)
+        return found
+
+    def conversation(self, tip: str | None) -> list[Message]:
+        """All messages up to and including `tip`, oldest first."""
+        hashes = self.chain(tip)
+        messages = self.messages(hashes)
+        return [messages[hash] for hash in hashes]
+
+    def response_json(self, turn_id: str) -> Any:
+        """The response object of a turn; None where there is none, or what it refers to is gone."""
+        try:
+            return self._logs.turn_response_json(turn_id)
+        except UncondenseError:
+            return None
+
+
+class _Unmigrated(LogStore):
+    """`LogStore` migrates what it is given, which a reader must not."""
+
+    def __init__(self, db: Database) -> None:
+        self.db = db

@@ -11,7 +11,7 @@ from llmproxy.capture.exchange import CROCKFORD, FORK_OF, Exchange
 from llmproxy.headers import get
 from llmproxy.reconstruct.turn import Turn
 from llmproxy.store.conversation_key import answer_key, called_ids, conversation_keys, exact_key
-from llmproxy.store.exchanges import exchange_row, insert
+from llmproxy.store.exchanges import REPLAY_HEADER, REPLAYED, exchange_row, insert, known_exchanges
 from llmproxy.store.llm_store import TurnStore
 from llmproxy.store.threads import Answer, Threads, wanted
 
@@ -41,11 +41,15 @@ class DatabaseRecorder:
         """Write an exchange that is not in the database yet."""
         turn_id = thread_id = None
         turn = reading.turn
-        if turn is not None and _is_a_turn(exchange, turn):
+        reason = reading.reason
+        replayed = self._is_replayed(exchange)
+        if replayed:
+            reason = REPLAYED
+        elif turn is not None and _is_a_turn(exchange, turn):
             turn_id = exchange.id
             thread_id = self._write_turn(exchange, turn)
         failed = (
-            reading.reason is not None
+            reason is not None
             or exchange.outcome != "complete"
             or (exchange.status or 0) >= 400
             or (turn is not None and bool(turn.error or turn.notes))
@@ -56,8 +60,8 @@ class DatabaseRecorder:
             turn=turn,
             turn_id=turn_id,
             thread_id=thread_id,
-            reason=reading.reason,
-            keep_raw=self._raw == "all" or (self._raw == "failed" and failed),
+            reason=reason,
+            keep_raw=not replayed and (self._raw == "all" or (self._raw == "failed" and failed)),
         )
         insert(self._db.conn, "llmproxy_exchanges", row)
 
@@ -67,12 +71,25 @@ class DatabaseRecorder:
         self._db.conn.execute("delete from llmproxy_exchanges where id = ?", [exchange.id])
         self.write(exchange, reading)
 
+    def _is_replayed(self, exchange: Exchange) -> bool:
+        """Whether the answer is one that is in this database already, or the replay's own error.
+
+        An id that is not here is no reason to leave out a turn: it may be another database's, or some provider's
+        invention.
+        """
+        if (exchange.status or 0) >= 400 and (get(exchange.response_headers, b"x-llmproxy-error") or b"").startswith(
+            b"replay_"
+        ):
+            return True
+        original = get(exchange.response_headers, REPLAY_HEADER)
+        return original is not None and bool(known_exchanges(self._db.conn, [original.decode("latin-1")]))
+
     def _write_turn(self, exchange: Exchange, turn: Turn) -> str:
         asked_again = get(exchange.request_headers, FORK_OF)
         if asked_again is not None:
             return self._write_fork(exchange, turn, asked_again.decode("latin-1"))
         parent = self._threads.pointed_at(exchange.id, turn)
-        input = _effective_input(turn, self._turns.history(parent.turn_id)) if parent else list(turn.input)
+        input = effective_input(turn, self._turns.history(parent.turn_id)) if parent else list(turn.input)
         asked = conversation_keys(input)
         hint = wanted(asked, input, turn.session)
         if parent is None:
@@ -89,7 +106,7 @@ class DatabaseRecorder:
         tool_set = self._turns.tool_set(turn.tools)
         place = self._threads.add(exchange.id, turn, parent=parent, wanted=hint, answers=answers, tool_set=tool_set)
         self._turns.ensure_thread(place.thread_id, input, place.forked_from, exchange.started)
-        self._write_answers(exchange, turn, place.thread_id, input)
+        self._write_answers(exchange, turn, place.thread_id, input, tool_set if place.new_tools else None)
         self._threads.settle(exchange.id, parent, answers)
         return self._threads.thread_of(exchange.id)
 
@@ -98,11 +115,13 @@ class DatabaseRecorder:
         row = self._db.conn.execute("select thread_id from turns where id = ?", [asked_again]).fetchone()
         forked_from = row[0] if row is not None else None
         self._turns.ensure_thread(exchange.id, turn.input, forked_from, exchange.started)
-        self._write_answers(exchange, turn, exchange.id, turn.input)
+        self._write_answers(exchange, turn, exchange.id, turn.input, self._turns.tool_set(turn.tools))
         self._turns.point_thread(exchange.id, exchange.id)
         return exchange.id
 
-    def _write_answers(self, exchange: Exchange, turn: Turn, thread_id: str, input: Sequence[Message]) -> None:
+    def _write_answers(
+        self, exchange: Exchange, turn: Turn, thread_id: str, input: Sequence[Message], tool_set: int | None
+    ) -> None:
         duration = None if exchange.duration_us is None else round(exchange.duration_us / 1000)
         # The first answer last, so that the thread ends with it.
         for at, output in reversed(list(enumerate(turn.outputs))):
@@ -112,7 +131,7 @@ class DatabaseRecorder:
                 turn_id=_turn_id(exchange.id, at),
                 thread_id=thread_id,
                 input=input,
-                tool_set=tool_set if place.new_tools else None,
+                tool_set=tool_set,
                 started=exchange.started,
                 milliseconds=duration,
             )
@@ -124,8 +143,8 @@ def _is_a_turn(exchange: Exchange, turn: Turn) -> bool:
     return bool(turn.outputs) and exchange.status is not None and exchange.status < 400
 
 
-def _effective_input(turn: Turn, history: list[Message]) -> list[Message]:
-    """The whole input of a request that holds only what is new: the provider prepends the history it kept.
+def effective_input(turn: Turn, history: Sequence[Message]) -> list[Message]:
+    """The whole input of a request that holds only what is new: the provider prepends the `history` it kept.
 
     Instructions are the request's own and not inherited (OpenAI, Responses: `previous_response_id`).
     """
@@ -142,4 +161,4 @@ def _turn_id(exchange_id: str, at: int) -> str:
     return exchange_id[:10] + "".join(CROCKFORD[byte & 31] for byte in digest)
 
 
-__all__ = ["DatabaseRecorder", "Reading"]
+__all__ = ["DatabaseRecorder", "Reading", "effective_input"]

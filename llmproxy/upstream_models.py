@@ -1,0 +1,181 @@
+"""The models of an HTTP upstream as models of `llm`: its own OpenAI models, at the upstream's base URL with its key.
+
+They call the provider themselves; the proxy need not run.
+"""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+from typing import Any, ClassVar
+
+import httpx2
+import llm
+import openai
+from llm.default_plugins.openai_models import AsyncChat, AsyncResponses, Chat, Responses, build_options_class
+from llm.parts import Message, Part, ReasoningPart, ToolCallPart, ToolResultPart
+
+from llmproxy.config import UpstreamConfig
+from llmproxy.upstreams import is_loopback
+
+CREDENTIAL_HEADERS = frozenset(("authorization", "x-api-key", "api-key", "x-goog-api-key"))
+NO_RESULT = "(no result was recorded)"
+
+# Whatever a provider may offer: one that has no use for an option or an attachment says so itself.
+ChatOptions = build_options_class(reasoning=True, verbosity=True, service_tier=True)
+
+
+def key_alias(name: str, config: UpstreamConfig) -> str | None:
+    """The key of `llm keys` that an upstream needs: its own name, or None where it needs none.
+
+    None is needed where the configuration sets a header that carries credentials (`null` says that there are none), or
+    the upstream is on this machine.
+    """
+    if CREDENTIAL_HEADERS & {header.lower() for header in config.default_headers}:
+        return None
+    return None if is_loopback(httpx2.URL(config.base_url or "").host) else name
+
+
+def key_variable(name: str) -> str:
+    """The environment variable that serves where `llm keys` has no key: `DEEPSEEK_API_KEY` for deepseek."""
+    return "".join(c if c.isalnum() else "_" for c in name).upper() + "_API_KEY"
+
+
+def is_callable(name: str, config: UpstreamConfig) -> bool:
+    """Whether there is a base URL, and a key where one is needed."""
+    if config.base_url is None:
+        return False
+    alias = key_alias(name, config)
+    return alias is None or bool(llm.get_key(alias=alias, env=key_variable(name)))
+
+
+class _AtUpstream:
+    """What the four classes below have in common: where to call, and a history that providers take."""
+
+    # `llm` would have to find this model again, by name, to read payloads that were condensed with its replacements.
+    json_replacements: ClassVar[dict[str, Any]] = {}
+
+    def __init__(self, upstream: str, config: UpstreamConfig, model: str) -> None:
+        super().__init__(  # type: ignore[call-arg]
+            f"{upstream}/{model}",
+            model_name=model,
+            api_base=config.base_url,
+            headers={name: openai.Omit() if value is None else value for name, value in config.default_headers.items()},
+            vision=True,
+            audio=True,
+            supports_schema=True,
+            supports_tools=True,
+            **self._flags,
+        )
+        self.needs_key = key_alias(upstream, config)
+        self.key_env_var = key_variable(upstream)
+        self._timeout = httpx2.Timeout(
+            connect=config.connect_timeout, read=config.read_timeout, write=config.read_timeout, pool=None
+        )
+
+    _flags: ClassVar[dict[str, bool]] = {}
+
+    def __str__(self) -> str:
+        return f"llmproxy: {self.model_id}"  # type: ignore[attr-defined]
+
+    def get_client(self, key: str | None, *, async_: bool = False) -> Any:
+        client = super().get_client(key, async_=async_)  # type: ignore[misc]
+        return client.with_options(timeout=self._timeout)
+
+
+class _AtChatCompletions(_AtUpstream):
+    def build_messages(self, prompt: llm.Prompt, conversation: Any, image_detail: Any = None) -> list[dict[str, Any]]:
+        messages: list[dict[str, Any]] = super().build_messages(  # type: ignore[misc]
+            _sendable(prompt), conversation, image_detail=image_detail
+        )
+        return messages
+
+    def _append_llm_message(self, out: list[dict[str, Any]], message: Message, *args: Any, **kwargs: Any) -> Any:
+        before = len(out)
+        system = super()._append_llm_message(out, message, *args, **kwargs)  # type: ignore[misc]
+        for entry in out[before:]:
+            if "tool_calls" in entry:
+                entry.update(_reasoning_fields(message))
+        return system
+
+
+class _AtResponses(_AtUpstream):
+    _flags: ClassVar[dict[str, bool]] = {"reasoning": True, "verbosity": True, "service_tier": True}
+
+    def _build_responses_input(self, prompt: llm.Prompt, *args: Any, **kwargs: Any) -> Any:
+        return super()._build_responses_input(_sendable(prompt), *args, **kwargs)  # type: ignore[misc]
+
+
+class UpstreamChat(_AtChatCompletions, Chat):  # type: ignore[misc]
+    """A model over Chat Completions."""
+
+    Options = ChatOptions
+
+
+class AsyncUpstreamChat(_AtChatCompletions, AsyncChat):  # type: ignore[misc]
+    """The same for asyncio."""
+
+    Options = ChatOptions
+
+
+class UpstreamResponses(_AtResponses, Responses):  # type: ignore[misc]
+    """A model over the Responses API."""
+
+
+class AsyncUpstreamResponses(_AtResponses, AsyncResponses):  # type: ignore[misc]
+    """The same for asyncio."""
+
+
+def model_classes(
+    api: str | None,
+) -> tuple[type[UpstreamChat | UpstreamResponses], type[AsyncUpstreamChat | AsyncUpstreamResponses]]:
+    """The classes, for threads and for asyncio, that speak an API; Chat Completions where it is another or unknown."""
+    return (UpstreamResponses, AsyncUpstreamResponses) if api == "responses" else (UpstreamChat, AsyncUpstreamChat)
+
+
+def _sendable(prompt: llm.Prompt) -> llm.Prompt:
+    """The prompt with its history as a provider takes it.
+
+    A captured conversation may end in the middle of an agent's work, and may come from another API: calls that nobody
+    answered are answered with `NO_RESULT`, since providers refuse them as they are; what a provider executed itself,
+    which only the API of that time could be told again, is left out.
+    """
+    return llm.Prompt(prompt=None, model=prompt.model, messages=list(_answered(_ours(prompt.messages))))
+
+
+def _ours(messages: Sequence[Message]) -> Iterable[Message]:
+    for message in messages:
+        parts = [part for part in message.parts if not getattr(part, "server_executed", False)]
+        if any(not isinstance(part, ReasoningPart) for part in parts) or not message.parts:
+            yield replace(message, parts=parts)
+
+
+def _answered(messages: Iterable[Message]) -> Iterable[Message]:
+    open_calls: dict[str | None, ToolCallPart] = {}
+    for message in messages:
+        if message.role != "tool":
+            yield from _stand_ins(open_calls)
+            open_calls = {p.tool_call_id: p for p in message.parts if isinstance(p, ToolCallPart)}
+        else:
+            for part in message.parts:
+                if isinstance(part, ToolResultPart):
+                    open_calls.pop(part.tool_call_id, None)
+        yield message
+    yield from _stand_ins(open_calls)
+
+
+def _stand_ins(calls: dict[str | None, ToolCallPart]) -> Iterable[Message]:
+    if calls:
+        results: list[Part] = [
+            ToolResultPart(name=call.name, output=NO_RESULT, tool_call_id=call.tool_call_id) for call in calls.values()
+        ]
+        yield Message(role="tool", parts=results)
+
+
+def _reasoning_fields(message: Message) -> dict[str, str]:
+    """The reasoning before a tool call, under the name it came in: DeepSeek and Moonshot refuse the call without it."""
+    fields: dict[str, str] = {}
+    for part in message.parts:
+        if isinstance(part, ReasoningPart) and part.text:
+            field = ((part.provider_metadata or {}).get("openai") or {}).get("field")
+            if field is not None:
+                fields[field] = part.text
+    return fields

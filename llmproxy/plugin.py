@@ -12,13 +12,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
-from llm import get_default_model, hookimpl, user_dir
+from llm import get_default_model, get_key, hookimpl, user_dir
 from llm.models import ModelWithAliases
 
 from llmproxy.cli import main
 
 if TYPE_CHECKING:
-    from llmproxy.config import Config
+    from llmproxy.config import Config, UpstreamConfig
     from llmproxy.store.captured_models import CapturedModel
 
 
@@ -36,9 +36,8 @@ def register_models(register: Callable[..., None], model_aliases: list[ModelWith
     if config is None:
         return
     from llmproxy.store.captured_models import captured_models
-    from llmproxy.upstream_models import is_callable, model_classes
 
-    usable = {name: upstream for name, upstream in config.upstreams.items() if is_callable(name, upstream)}
+    usable = {name: upstream for name, upstream in config.upstreams.items() if _can_be_called(name, upstream)}
     asked = _asked()
     taken = {name for known in model_aliases for name in (_model_id(known), *known.aliases)}
     _explain(config, usable, asked, taken)
@@ -57,9 +56,22 @@ def register_models(register: Callable[..., None], model_aliases: list[ModelWith
         registration.add(captured.upstream, captured.name)
     for captured in seen:
         registration.add_captured(captured)
+    if not registration.models:
+        return
+    from llmproxy.upstream_models import model_classes
+
     for model in registration.models.values():
         sync, async_ = (of(model.upstream, usable[model.upstream], model.name) for of in model_classes(model.api))
         register(sync, async_, aliases=tuple(model.aliases))
+
+
+def _can_be_called(name: str, upstream: "UpstreamConfig") -> bool:
+    from llmproxy.upstream_keys import key_alias, key_variable
+
+    if upstream.base_url is None:
+        return False
+    alias = key_alias(name, upstream)
+    return alias is None or bool(get_key(alias=alias, env=key_variable(name)))
 
 
 def _model_id(known: ModelWithAliases) -> str:
@@ -137,7 +149,7 @@ def _explain(config: "Config", usable: Collection[str], asked: _Asked, taken: Co
 
 
 def _why_not(upstream: str, config: "Config") -> str:
-    from llmproxy.upstream_models import key_variable
+    from llmproxy.upstream_keys import key_variable
 
     if upstream not in config.upstreams:
         return (

@@ -16,19 +16,38 @@ LAYERS: list[dict[str, set[str]]] = [
     {"serve": {"app"}, "ingester": {"ingest"}, "reingest": {"ingest"}, "stats": set(), "app": set(), "ingest": set()},
     {"forward": set(), "store": set()},
     {
-        "guard": {"upstreams"},
+        "guard": set(),
         "upstreams": {"transports"},
         "transports": set(),
         "capture": {"metrics"},
         "metrics": set(),
     },
     {"inprocess": set()},
-    {"headers": set(), "reconstruct": set(), "config": set(), "errors": {"headers"}},
+    {
+        "headers": set(),
+        "loopback": set(),
+        "reconstruct": set(),
+        "config": set(),
+        "errors": {"headers"},
+        "upstream_keys": {"config", "loopback"},
+    },
     {"": set()},
 ]
 LEVEL = {name: level for level, layer in enumerate(LAYERS) for name in layer}
 NEVER_ON_THE_HOT_PATH = {"reconstruct", "store", "ingest"}
-HOT = {"forward", "headers", "capture", "transports", "upstreams", "guard", "metrics", "app", "errors", "config"}
+HOT = {
+    "forward",
+    "headers",
+    "capture",
+    "transports",
+    "upstreams",
+    "guard",
+    "loopback",
+    "metrics",
+    "app",
+    "errors",
+    "config",
+}
 # llm's values are the words that reconstructing speaks in; all the rest of llm is known to one module.
 LLM_VALUES = ("llm.parts.", "llm.Tool", "llm.Attachment")
 KNOWS_LLM = {"store/llm_store.py", "plugin.py", "upstream_models.py"}

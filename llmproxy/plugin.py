@@ -32,13 +32,15 @@ def register_commands(cli: click.Group) -> None:
 @hookimpl(trylast=True)
 def register_models(register: Callable[..., None], model_aliases: list[ModelWithAliases]) -> None:
     """The models of the configuration's upstreams, to be called directly: the proxy need not run."""
+    asked = _asked()
+    if _is_idle(asked):
+        return
     config = _configuration(os.environ.get("LLMPROXY_CONFIG"))
     if config is None:
         return
     from llmproxy.store.captured_models import captured_models
 
     usable = {name: upstream for name, upstream in config.upstreams.items() if _can_be_called(name, upstream)}
-    asked = _asked()
     taken = {name for known in model_aliases for name in (_model_id(known), *known.aliases)}
     _explain(config, usable, asked, taken)
     if not usable:
@@ -63,6 +65,18 @@ def register_models(register: Callable[..., None], model_aliases: list[ModelWith
     for model in registration.models.values():
         sync, async_ = (of(model.upstream, usable[model.upstream], model.name) for of in model_classes(model.api))
         register(sync, async_, aliases=tuple(model.aliases))
+
+
+def _is_idle(asked: "_Asked") -> bool:
+    """Whether llmproxy is installed and not used: nothing is configured, captured or asked for.
+
+    `llm` then starts without our configuration, whose reading takes 20 ms.
+    """
+    from llmproxy.store.captured_models import captured_models
+
+    configured = any(name.upper().startswith("LLMPROXY_") for name in os.environ)
+    named = any("/" in name for name in asked.names)
+    return not configured and not named and not captured_models(user_dir() / "logs.db")
 
 
 def _can_be_called(name: str, upstream: "UpstreamConfig") -> bool:

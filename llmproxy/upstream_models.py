@@ -34,7 +34,7 @@ class _AtUpstream:
             f"{upstream}/{model}",
             model_name=model,
             api_base=config.base_url,
-            headers={name: openai.Omit() if value is None else value for name, value in config.default_headers.items()},
+            headers={name: value for name, value in config.default_headers.items() if value is not None},
             vision=True,
             audio=True,
             supports_schema=True,
@@ -43,6 +43,7 @@ class _AtUpstream:
         )
         self.needs_key = key_alias(upstream, config)
         self.key_env_var = key_variable(upstream)
+        self._removed = [name for name, value in config.default_headers.items() if value is None]
         self._timeout = httpx2.Timeout(
             connect=config.connect_timeout, read=config.read_timeout, write=config.read_timeout, pool=None
         )
@@ -54,7 +55,24 @@ class _AtUpstream:
 
     def get_client(self, key: str | None, *, async_: bool = False) -> Any:
         client = super().get_client(key, async_=async_)  # type: ignore[misc]
-        return client.with_options(timeout=self._timeout)
+        options: dict[str, Any] = {"timeout": self._timeout}
+        if self._removed:
+            options["http_client"] = self._async_http_client() if async_ else self._http_client()
+        return client.with_options(**options)
+
+    def _http_client(self) -> httpx2.Client:
+        return openai.DefaultHttpxClient(event_hooks={"request": [self._remove_headers]})
+
+    def _async_http_client(self) -> httpx2.AsyncClient:
+        async def remove_headers(request: httpx2.Request) -> None:
+            self._remove_headers(request)
+
+        return openai.DefaultAsyncHttpxClient(event_hooks={"request": [remove_headers]})
+
+    def _remove_headers(self, request: httpx2.Request) -> None:
+        # On the wire: the openai package refuses a client that has no Authorization to send.
+        for name in self._removed:
+            request.headers.pop(name, None)
 
 
 class _AtChatCompletions(_AtUpstream):

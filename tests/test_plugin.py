@@ -177,7 +177,7 @@ def write(recordings: Recordings, home: Path) -> None:
 def names() -> dict[str, list[str]]:
     """What the plug-in registers: ids, with their aliases."""
     return {
-        known.model.model_id: known.aliases
+        known.model.model_id: sorted(known.aliases)
         for known in llm.get_models_with_aliases()
         if str(known.model).startswith("llmproxy: ")
     }

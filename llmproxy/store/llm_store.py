@@ -6,6 +6,7 @@ version of `llm` changes it.
 
 import hashlib
 import json
+import re
 import sqlite3
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -27,6 +28,7 @@ from llmproxy.store.exchanges import migrations, utc
 # whose text the messages do not hold, and it grows with the square. Larger ones are stored as they are.
 CONDENSE_BYTES = 64 * 1024
 CACHE_KIB = 48 * 1024
+_TAGGED = re.compile(r"\s*<([A-Za-z][\w-]*)>.*</\1>\s*", re.S)
 
 
 def open_database(path: Path, *, full_sync: bool = False) -> Database:
@@ -160,18 +162,9 @@ class TurnStore:
         self, thread_id: str, messages: Sequence[Message], forked_from: str | None, started: float
     ) -> None:
         """Make a thread, named after what the user said last, unless it is there."""
-        text = next(
-            (
-                text
-                for message in reversed(messages)
-                if message.role == "user"
-                and (text := "".join(part.text for part in message.parts if isinstance(part, TextPart)))
-            ),
-            "",
-        )
         self.db.execute(
             "insert or ignore into threads (id, name, forked_from, datetime_utc) values (?, ?, ?, ?)",
-            [thread_id, _conversation_name(text), forked_from, utc(started)],
+            [thread_id, _conversation_name(_question(messages)), forked_from, utc(started)],
         )
 
     def branch_thread(self, thread_id: str, old: str) -> None:
@@ -201,6 +194,23 @@ class TurnStore:
         """The whole conversation up to and including a turn's answer, oldest first; empty where it is not stored."""
         row = self.db.execute("select tip_message_hash from turns where id = ?", [turn_id]).fetchone()
         return self._logs.load_chain(row[0]) if row is not None else []
+
+
+def _question(messages: Sequence[Message]) -> str:
+    """What the user said last.
+
+    Agents put context of their own beside it, each block within a tag, such as Claude Code's `<system-reminder>` and
+    Codex's `<environment_context>`: it counts only where there is nothing else.
+    """
+    context = ""
+    for message in reversed(messages):
+        if message.role == "user":
+            texts = [part.text for part in message.parts if isinstance(part, TextPart)]
+            said = "".join(text for text in texts if not _TAGGED.fullmatch(text))
+            if said.strip():
+                return said
+            context = context or "".join(texts)
+    return context
 
 
 def _condensed(turn: Turn, output: Sequence[Message]) -> str | None:

@@ -17,7 +17,8 @@ import pytest
 from click.testing import CliRunner, Result
 from llm.cli import cli
 
-from llmproxy import plugin
+from llmproxy import registration
+from llmproxy.cli import main
 from tests.proxy import serving
 from tests.raw_upstream import Connection, RawRequest, RawUpstream, answer, raw_upstream
 from tests.store.conversations import Recordings, assistant, user
@@ -55,8 +56,8 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         if name.startswith(("LLMPROXY_", "LLM_", "OPENAI_")):
             monkeypatch.delenv(name)
     monkeypatch.setenv("LLM_USER_PATH", str(tmp_path))
-    plugin._configuration.cache_clear()
-    plugin._tell.cache_clear()
+    registration._configuration.cache_clear()
+    registration._tell.cache_clear()
     return tmp_path
 
 
@@ -108,6 +109,7 @@ TEXT = event_stream(chunk(role="assistant", content="It is "), chunk(content="su
 def test_the_commands_of_llmproxy(home: Path) -> None:
     run = Llm(home)
     assert "llmproxy serve --upstream" in run("proxy", "serve", "--help")
+    assert set(main.commands) <= set(llm_here("proxy", "-h").output.split()) and "proxy" in llm_here("--help").output
     assert [(p["name"], p["hooks"]) for p in json.loads(run("plugins"))] == [
         ("llmproxy", ["register_commands", "register_models"])
     ]
@@ -186,7 +188,7 @@ def names() -> dict[str, list[str]]:
 
 
 def use(monkeypatch: pytest.MonkeyPatch, home: Path, **upstreams: Any) -> None:
-    plugin._configuration.cache_clear()
+    registration._configuration.cache_clear()
     monkeypatch.setenv("LLMPROXY_CONFIG", configure(home, **upstreams))
 
 
@@ -361,5 +363,5 @@ def test_what_is_not_used_is_not_loaded(home: Path) -> None:
     done = subprocess.run(
         [sys.executable, "-c", script], env=Llm(home).environment, capture_output=True, text=True, check=True
     )
-    loaded = ["llmproxy.cli", "llmproxy.plugin", "llmproxy.store", "llmproxy.store.captured_models"]
+    loaded = ["llmproxy.plugin", "llmproxy.registration", "llmproxy.store", "llmproxy.store.captured_models"]
     assert sorted(json.loads(done.stdout.replace("'", '"'))) == loaded

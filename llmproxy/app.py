@@ -18,9 +18,10 @@ from llmproxy.config import Config
 from llmproxy.errors import ProxyError
 from llmproxy.forward import Forward
 from llmproxy.guard import Guard
+from llmproxy.loopback import is_loopback
 from llmproxy.metrics import Metrics
 from llmproxy.transports.asgi import Receive, Send
-from llmproxy.upstreams import Upstreams, is_loopback, open_upstreams
+from llmproxy.upstreams import Upstreams, open_upstreams
 
 Scope = MutableMapping[str, Any]
 

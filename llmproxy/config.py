@@ -74,6 +74,7 @@ class UpstreamConfig(_Frozen):
     base_url: Annotated[str, AfterValidator(_http_url)] | None = None
     app: str | None = None
     options: dict[str, Any] = Field(default_factory=dict)
+    models: tuple[str, ...] = ()
     default_headers: dict[str, str | None] = Field(default_factory=dict)
     connect_timeout: float | None = Field(default=10, gt=0)
     read_timeout: float | None = Field(default=600, gt=0)
@@ -103,6 +104,8 @@ class UpstreamConfig(_Frozen):
             raise ValueError('app is "package.module:attribute"')
         if self.options and self.app is None:
             raise ValueError("options go with app")
+        if self.models and self.base_url is None:
+            raise ValueError("models go with base_url: `llm` asks a provider, not an app")
         return self
 
 

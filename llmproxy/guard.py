@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from llmproxy.config import SecurityConfig
 from llmproxy.errors import ProxyError
 from llmproxy.headers import Headers, get
-from llmproxy.upstreams import is_loopback
+from llmproxy.loopback import is_loopback
 
 # RFC 9110 section 7.2, RFC 3986 section 3.2.2: an IPv6 literal in brackets or a name, and a port. What is neither is no
 # name of ours, whatever it begins with.

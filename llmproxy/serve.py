@@ -24,7 +24,8 @@ from llmproxy.app import App
 from llmproxy.capture.spool import make_folder
 from llmproxy.config import CaptureConfig, Config, ConfigError
 from llmproxy.errors import ResponseCut
-from llmproxy.upstreams import is_loopback, load_app
+from llmproxy.loopback import is_loopback
+from llmproxy.upstreams import load_app
 
 # Longer than what clients' pools keep an idle connection for (httpx 5 s, browsers 60 s or so): it is then the client
 # that closes it, and no request meets a connection that we are closing.

@@ -2,7 +2,6 @@
 
 import importlib
 import inspect
-import ipaddress
 from collections.abc import AsyncIterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
@@ -14,6 +13,7 @@ import httpx2
 from llmproxy.config import Config, ConfigError, UpstreamConfig
 from llmproxy.errors import ProxyError
 from llmproxy.headers import Header
+from llmproxy.loopback import is_loopback
 from llmproxy.transports.asgi import ASGIApp, ASGITransport
 from llmproxy.transports.http1 import HTTP1Transport
 
@@ -125,17 +125,6 @@ def outward_proxy(config: UpstreamConfig) -> str | None:
     proxies = getproxies_environment()
     proxy = proxies.get(url.scheme) or proxies.get("all")
     return f"http://{proxy}" if proxy and "://" not in proxy else proxy  # as curl reads HTTP_PROXY=host:port
-
-
-def is_loopback(host: str) -> bool:
-    """Whether a host name or address, without a port, means this machine by itself (RFC 6761 section 6.3)."""
-    host = host.lower().strip("[]").rstrip(".")
-    if host == "localhost" or host.endswith(".localhost"):
-        return True
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
 
 
 def load_app(import_string: str, options: Mapping[str, Any], name: str) -> ASGIApp:

@@ -69,6 +69,7 @@ def test_references_to_the_environment_to_dotenv_and_to_llms_keys(
         ("upstreams: {u: {base_url: 'https://me:pw@a/v1'}}", "default_headers"),
         ("upstreams: {u: {base_url: 'https://a', app: 'm:a'}}", "upstreams.u: give either base_url"),
         ("upstreams: {u: {}}", "upstreams.u: give either base_url"),
+        ("upstreams: {u: {app: 'm:a', models: [m]}}", "upstreams.u: models go with base_url"),
         ("upstreams: {u: {app: 'no_colon'}}", "package.module:attribute"),
         ("upstreams: {}", "upstreams"),
         ("upstreams: {v1: {base_url: 'https://a'}}", "'v1' is taken"),

@@ -11,8 +11,15 @@ PACKAGE = Path(__file__).parents[1] / "llmproxy"
 
 # From top to bottom, as in the design. A module may import from its own layer only what the last column names.
 LAYERS: list[dict[str, set[str]]] = [
-    {"__main__": {"cli"}, "cli": {"cli_bench", "command"}, "cli_bench": {"command"}, "command": set()},
-    {"demo": set(), "check": set(), "testing": set()},
+    {
+        "__main__": {"cli"},
+        "plugin": {"cli", "registration"},
+        "registration": set(),
+        "cli": {"cli_bench", "command"},
+        "cli_bench": {"command"},
+        "command": set(),
+    },
+    {"demo": set(), "check": set(), "testing": set(), "upstream_models": set()},
     {
         "bench": {"app", "serve", "ingest", "ingester"},
         "serve": {"app"},
@@ -28,21 +35,40 @@ LAYERS: list[dict[str, set[str]]] = [
     },
     {"forward": set(), "store": set(), "selecting": {"store"}},
     {
-        "guard": {"upstreams"},
+        "guard": set(),
         "upstreams": {"transports"},
         "transports": set(),
         "capture": {"metrics"},
         "metrics": set(),
     },
-    {"headers": set(), "reconstruct": set(), "config": set(), "errors": {"headers"}},
+    {
+        "headers": set(),
+        "loopback": set(),
+        "reconstruct": set(),
+        "config": set(),
+        "errors": {"headers"},
+        "upstream_keys": {"config", "loopback"},
+    },
     {"": set()},
 ]
 LEVEL = {name: level for level, layer in enumerate(LAYERS) for name in layer}
 NEVER_ON_THE_HOT_PATH = {"reconstruct", "store", "ingest"}
-HOT = {"forward", "headers", "capture", "transports", "upstreams", "guard", "metrics", "app", "errors", "config"}
+HOT = {
+    "forward",
+    "headers",
+    "capture",
+    "transports",
+    "upstreams",
+    "guard",
+    "loopback",
+    "metrics",
+    "app",
+    "errors",
+    "config",
+}
 # llm's values are the words that reconstructing speaks in; all the rest of llm is known to one module.
 LLM_VALUES = ("llm.parts.", "llm.Tool", "llm.Attachment")
-KNOWS_LLM = {"store/llm_store.py"}
+KNOWS_LLM = {"store/llm_store.py", "store/log_store.py", "plugin.py", "registration.py", "upstream_models.py"}
 SPEAKS_IN_LLMS_VALUES = {"reconstruct", "store", "bench", "export"}
 OPENS_THE_DATABASE = {"store", "ingest", "reingest", "bench"}
 

@@ -1,8 +1,10 @@
 """The README and the other pages say what is true: their snippets run."""
 
+import ast
 import re
 import sqlite3
 import sys
+import tomllib
 from pathlib import Path
 from typing import Any
 
@@ -12,14 +14,16 @@ import yaml
 import llmproxy
 from llmproxy.cli import main
 from llmproxy.config import load
+from llmproxy.serve import check_startable
 from tests.store.conversations import Recordings, assistant, user
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
+RECIPES = (ROOT / "docs" / "recipes.md").read_text(encoding="utf-8")
 
 
-def snippets(language: str) -> list[str]:
-    return re.findall(rf"```{language}\n(.*?)```", README, re.S)
+def snippets(language: str, page: str = README) -> list[str]:
+    return re.findall(rf"```{language}\n(.*?)```", page, re.S)
 
 
 def test_the_queries_run() -> None:
@@ -44,6 +48,36 @@ def test_the_configuration_loads(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     assert config.upstreams["deepseek"].default_headers == {"Authorization": "Bearer sk-x"}
 
 
+def test_the_recipes_can_be_followed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OPENAI_API_KEY", "sk-x")
+    monkeypatch.setenv("OPEN_WEBUI_KEY", "0123456789")
+    configurations = [snippet for snippet in snippets("yaml", RECIPES) if snippet.startswith("# config.yaml")]
+    assert len(configurations) == 3
+    for snippet in configurations:
+        (tmp_path / "config.yaml").write_text(snippet)
+        check_startable(load(tmp_path / "config.yaml", {"capture": {"enabled": False}}))
+    (codex,) = snippets("toml", RECIPES)
+    assert tomllib.loads(codex)["model_providers"]["llmproxy"]["wire_api"] == "responses"
+    (continue_dev,) = (snippet for snippet in snippets("yaml", RECIPES) if snippet not in configurations)
+    assert yaml.safe_load(continue_dev)["models"][0]["apiBase"] == "http://127.0.0.1:11435/v1"
+    for snippet in snippets("python", RECIPES):
+        ast.parse(snippet)
+
+
+def test_every_link_leads_to_a_page_and_its_heading() -> None:
+    for page, folder in ((README, ROOT), (RECIPES, ROOT / "docs")):
+        for target in re.findall(r"\]\(([^)]+)\)", page):
+            path, _, heading = target.partition("#")
+            if "://" not in target:
+                text = (folder / path).read_text(encoding="utf-8")
+                assert not heading or heading in map(anchor, re.findall(r"^#+ (.*)$", text, re.M)), target
+
+
+def anchor(heading: str) -> str:
+    """As GitHub makes it."""
+    return re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-")
+
+
 def test_the_hook_loads(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from llmproxy.ingest import load_hooks
 
@@ -56,7 +90,7 @@ def test_the_hook_loads(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None
 
 
 def test_every_command_that_is_named_exists() -> None:
-    text = README + (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    text = README + RECIPES + (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
     named = set(re.findall(r"(?:`|bin/|^)llmproxy ([a-z]+)", text, re.M))
     assert {"demo", "serve", "stats"} <= named <= set(main.commands)
 

@@ -11,9 +11,10 @@ from hypothesis import strategies as st
 
 from llmproxy.config import Config, ConfigError, UpstreamConfig
 from llmproxy.errors import ProxyError
+from llmproxy.loopback import is_loopback
 from llmproxy.transports.asgi import ASGITransport
 from llmproxy.transports.http1 import HTTP1Transport
-from llmproxy.upstreams import Upstreams, is_loopback, load_app, make_upstream, open_upstreams, outward_proxy
+from llmproxy.upstreams import Upstreams, load_app, make_upstream, open_upstreams, outward_proxy
 
 
 def upstreams() -> Upstreams:

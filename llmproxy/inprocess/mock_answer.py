@@ -46,7 +46,7 @@ def answer_for(messages: Sequence[Mapping[str, Any]]) -> str:
     the last user message without a `/mock {…}` line, or `nothing`. Behind it stands what else there was:
     ` (attachments: 1)` of that message, and ` (earlier messages: 2)` of the user's.
     """
-    if results := _tool_results(messages):
+    if results := tool_results(messages):
         return f"The tool said: {'; '.join(results)}"
     users = [message for message in messages if message.get("role") == "user"]
     if not users:
@@ -104,7 +104,7 @@ def tool_calls_for(request: ChatRequest) -> list[ToolCall]:
             raise BadRequest(f"Invalid value for 'tool_choice': '{name}' is not among 'tools'.", "tool_choice")
     elif choice == "required":
         chosen = chosen or functions
-    if choice == "none" or _tool_results(request.messages):
+    if choice == "none" or tool_results(request.messages):
         return []
     one_only = choice not in (None, "auto") or request.parallel_tool_calls is False
     return [_call_of(function) for function in (chosen[:1] if one_only else chosen)]
@@ -183,7 +183,7 @@ def text_of(message: Mapping[str, Any]) -> str:
     return content or ""
 
 
-def _tool_results(messages: Sequence[Mapping[str, Any]]) -> list[str]:
+def tool_results(messages: Sequence[Mapping[str, Any]]) -> list[str]:
     """The texts of the tools' results that end the conversation."""
     results: list[str] = []
     for message in reversed(messages):

@@ -75,7 +75,9 @@ def _chat(options: Options, request: Request, body: JsonObject) -> Response:
 
 def _reply(chat: ChatRequest, script: Script, model: MockModel, head: Head, index: int) -> Reply:
     """One choice; the second and later ones say which they are."""
-    calls = [_scripted_call(call.name, call.arguments, call.id) for call in script.tool_calls]
+    # An agent sends the same script with the tool's result: told to call again, it would never end.
+    told = () if mock_answer.tool_results(chat.messages) else script.tool_calls
+    calls = [_scripted_call(call.name, call.arguments, call.id) for call in told]
     if not script.answers:
         calls = mock_answer.tool_calls_for(chat)
     text = script.answer

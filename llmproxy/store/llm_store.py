@@ -6,6 +6,7 @@ version of `llm` changes it.
 
 import hashlib
 import json
+import re
 import sqlite3
 from collections.abc import Sequence
 from pathlib import Path
@@ -24,6 +25,7 @@ from llmproxy.store.exchanges import insert, migrations, utc
 from llmproxy.store.log_store import BulkLogStore, response_text
 
 CACHE_KIB = 48 * 1024
+_TAGGED = re.compile(r"\s*<([A-Za-z][\w-]*)>.*</\1>\s*", re.S)
 
 
 def open_database(path: Path, *, full_sync: bool = False) -> Database:
@@ -143,18 +145,9 @@ class TurnStore:
         self, thread_id: str, messages: Sequence[Message], forked_from: str | None, started: float
     ) -> None:
         """Make a thread, named after what the user said last, unless it is there."""
-        text = next(
-            (
-                text
-                for message in reversed(messages)
-                if message.role == "user"
-                and (text := "".join(part.text for part in message.parts if isinstance(part, TextPart)))
-            ),
-            "",
-        )
         self.db.execute(
             "insert or ignore into threads (id, name, forked_from, datetime_utc) values (?, ?, ?, ?)",
-            [thread_id, _conversation_name(text), forked_from, utc(started)],
+            [thread_id, _conversation_name(_question(messages)), forked_from, utc(started)],
         )
 
     def branch_thread(self, thread_id: str, old: str) -> None:
@@ -240,3 +233,20 @@ class _Unmigrated(LogStore):
 
     def __init__(self, db: Database) -> None:
         self.db = db
+
+
+def _question(messages: Sequence[Message]) -> str:
+    """What the user said last.
+
+    Agents put context of their own beside it, each block within a tag, such as Claude Code's `<system-reminder>` and
+    Codex's `<environment_context>`: it counts only where there is nothing else.
+    """
+    context = ""
+    for message in reversed(messages):
+        if message.role == "user":
+            texts = [part.text for part in message.parts if isinstance(part, TextPart)]
+            said = "".join(text for text in texts if not _TAGGED.fullmatch(text))
+            if said.strip():
+                return said
+            context = context or "".join(texts)
+    return context

@@ -175,6 +175,16 @@ def test_scripted_tool_calls_with_text_and_reasoning(client: Any) -> None:
     assert "".join(piece.function.arguments for piece in pieces if piece.index == 0) == '{"x": 1}'
 
 
+def test_a_script_does_not_call_again_after_the_tools_result(client: Any) -> None:
+    """pydantic-ai and the AI SDK go on until there is no call, and the script is still in the question."""
+    question = {"role": "user", "content": '/mock {"tool_calls": [{"name": "get_weather", "id": "call_1"}]} Rome?'}
+    called = chat(client, messages=[question], tools=[TOOL]).choices[0]
+    assert called.finish_reason == "tool_calls"
+    result = {"role": "tool", "tool_call_id": "call_1", "content": "sunny"}
+    told = chat(client, messages=[question, called.message.model_dump(exclude_none=True), result], tools=[TOOL])
+    assert told.choices[0].finish_reason == "stop" and told.choices[0].message.content == "The tool said: sunny"
+
+
 class Person(BaseModel):
     name: str
     kind: Literal["cat", "dog"]

@@ -56,6 +56,23 @@ def test_tools_that_are_sent_with_each_turn_are_named_where_a_thread_begins_or_t
     assert rows <= set(sent)
 
 
+@pytest.mark.parametrize(
+    ("texts", "name"),
+    [
+        (["hi <b>there</b>"], "hi <b>there</b>"),
+        (["<system-reminder>\nx\n</system-reminder>\n", "Say where"], "Say where"),
+        (["<context> x </context>"], "<context> x </context>"),
+        (["<b>bold</b>", " and plain"], " and plain"),
+        ([], ""),
+    ],
+)
+def test_a_conversation_is_named_by_the_users_words(texts: list[str], name: str) -> None:
+    recordings = Recordings()
+    recordings.exchange([Message("user", [TextPart(text) for text in texts]), system("s")], assistant("a"))
+    recordings.write()
+    assert recordings.db.execute("select name from threads").fetchall() == [(name,)]
+
+
 ECHOES: list[tuple[str, Message, Message]] = [
     ("reasoning dropped", Message("assistant", [ReasoningPart("hm"), TextPart("a")]), assistant("a")),
     ("space trimmed", assistant(" a\n"), assistant("a")),

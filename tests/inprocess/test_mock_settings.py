@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from llmproxy.inprocess.mock_request import BadRequest
+from llmproxy.inprocess.openai_request import BadRequest
 from llmproxy.inprocess.mock_settings import MockModel, Options, Script, script_of
 
 

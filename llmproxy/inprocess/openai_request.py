@@ -1,4 +1,5 @@
-"""What the mock understands of a request's body. Wrong types are refused as OpenAI does, unknown keys let by."""
+"""What our OpenAI-compatible apps understand of a request's body. Wrong types are refused as OpenAI does, unknown keys
+let by."""
 
 import json
 from typing import Annotated, Any, Literal, NotRequired, Self, TypeVar

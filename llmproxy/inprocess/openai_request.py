@@ -156,6 +156,8 @@ def decode(body: bytes) -> dict[str, Any]:
         decoded = json.loads(body)
     except ValueError as exc:
         raise BadRequest(f"We could not parse the JSON body of your request: {exc}") from None
+    except RecursionError:
+        raise BadRequest("We could not parse the JSON body of your request: it is nested too deeply.") from None
     if not isinstance(decoded, dict):
         raise BadRequest("We could not parse the JSON body of your request: it is not an object.")
     return decoded

@@ -184,6 +184,14 @@ class SecurityConfig(_Frozen):
         return tuple(origin.lower() for origin in origins)
 
 
+class AskConfig(_Frozen):
+    """What `POST /v1/ask` makes of a question. Without a model there is no such path."""
+
+    model: str | None = Field(default=None, min_length=1)
+    system: str | None = None
+    send_ids: tuple[Literal["user", "metadata"], ...] = ()
+
+
 def _default_upstreams() -> dict[str, UpstreamConfig]:
     return {"openai": UpstreamConfig(base_url="https://api.openai.com/v1")}
 
@@ -203,6 +211,7 @@ class Config(BaseSettings):
     upstreams: dict[str, UpstreamConfig] = Field(default_factory=_default_upstreams, min_length=1)
     capture: CaptureConfig = CaptureConfig()
     security: SecurityConfig = SecurityConfig()
+    ask: AskConfig = AskConfig()
 
     @field_validator("upstreams")
     @classmethod
@@ -426,6 +435,7 @@ def _fields_at(location: tuple[int | str, ...]) -> list[str]:
         "upstreams": UpstreamConfig,
         "capture": CaptureConfig,
         "security": SecurityConfig,
+        "ask": AskConfig,
     }
     model = models[str(location[0])] if location else Config
     return list(model.model_fields)

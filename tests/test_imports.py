@@ -14,7 +14,7 @@ LAYERS: list[dict[str, set[str]]] = [
     {"__main__": {"cli"}, "cli": set()},
     {"demo": set(), "check": set()},
     {"serve": {"app"}, "ingester": {"ingest"}, "reingest": {"ingest"}, "stats": set(), "app": set(), "ingest": set()},
-    {"forward": set(), "store": set()},
+    {"forward": set(), "store": set(), "ask": set()},
     {
         "guard": {"upstreams"},
         "upstreams": {"transports"},
@@ -28,7 +28,7 @@ LAYERS: list[dict[str, set[str]]] = [
 ]
 LEVEL = {name: level for level, layer in enumerate(LAYERS) for name in layer}
 NEVER_ON_THE_HOT_PATH = {"reconstruct", "store", "ingest"}
-HOT = {"forward", "headers", "capture", "transports", "upstreams", "guard", "metrics", "app", "errors", "config"}
+HOT = {"forward", "headers", "capture", "transports", "upstreams", "guard", "metrics", "app", "ask", "errors", "config"}
 # llm's values are the words that reconstructing speaks in; all the rest of llm is known to one module.
 LLM_VALUES = ("llm.parts.", "llm.Tool", "llm.Attachment")
 KNOWS_LLM = {"store/llm_store.py"}

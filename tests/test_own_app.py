@@ -32,10 +32,10 @@ def create_app(options: Mapping[str, Any]) -> Starlette:
     async def greet(request: Request) -> StreamingResponse:
         if request.query_params.get("fail") == "before":
             raise RuntimeError("no greeting today")
-        return StreamingResponse(pieces(request), media_type="text/plain")
+        return StreamingResponse(pieces(request, await request.body()), media_type="text/plain")
 
-    async def pieces(request: Request) -> AsyncIterator[str]:
-        yield request.state.greeting
+    async def pieces(request: Request, body: bytes) -> AsyncIterator[bytes]:
+        yield request.state.greeting.encode()
         match request.query_params.get("fail"):
             case "after":
                 raise RuntimeError("lost the thread")
@@ -45,7 +45,7 @@ def create_app(options: Mapping[str, Any]) -> Starlette:
                 finally:
                     gone.set()
         await asyncio.to_thread(go.wait, 20)
-        yield (await request.body()).decode()
+        yield body
 
     return Starlette(routes=[Route("/v1/greet", greet, methods=["POST"])], lifespan=lifespan)
 

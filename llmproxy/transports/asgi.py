@@ -122,7 +122,7 @@ class _Call:
         path, _, query = target.partition(b"?")
         return {
             "type": "http",
-            # As uvicorn says. By 2.4 Starlette's streams would learn from their next `send` only that the client is gone.
+            # As uvicorn says. By 2.4 Starlette's streams would learn only from their next `send` that nobody reads.
             "asgi": {"version": "3.0", "spec_version": "2.3"},
             "http_version": "1.1",
             "method": request.method,

@@ -43,6 +43,9 @@ class Service:
     def skipped(self) -> int:
         return self._stream.skipped
 
+    def _failure(self, reason: str) -> ServiceError:
+        return ServiceError(f"The search service ({self._request.url.netloc.decode()}) failed: {reason}")
+
     async def events(self) -> AsyncGenerator[list[ForeignEvent]]:
         """What the service sends, as it comes: never empty lists. Raises `ServiceError`.
 
@@ -53,7 +56,9 @@ class Service:
             response = await self._client.send(self._request, stream=True)
             try:
                 if response.status_code != 200:
-                    raise ServiceError(f"it answered with status {response.status_code}{await _beginning_of(response)}")
+                    raise self._failure(
+                        f"it answered with status {response.status_code}{await _beginning_of(response)}"
+                    )
                 async for piece in response.aiter_bytes():
                     if events := self._stream.feed(piece):
                         understood = True
@@ -64,21 +69,21 @@ class Service:
             finally:
                 await response.aclose()
         except httpx2.ConnectTimeout as exc:
-            raise ServiceError(f"no connection in {self._client.timeout.connect:g} seconds") from exc
+            raise self._failure(f"no connection in {self._client.timeout.connect:g} seconds") from exc
         except httpx2.TimeoutException as exc:
-            raise ServiceError(f"it said nothing for {self._client.timeout.read:g} seconds") from exc
+            raise self._failure(f"it said nothing for {self._client.timeout.read:g} seconds") from exc
         except httpx2.RequestError as exc:
-            raise ServiceError(str(exc) or type(exc).__name__) from exc
+            raise self._failure(str(exc) or type(exc).__name__) from exc
         finally:
             if self.skipped:
                 logger.warning(
-                    "%s: %d lines were not understood and skipped; the first is line %d",
+                    "%s: lines that were not understood and skipped: %d; the first is line %d",
                     self._request.url.copy_with(query=None),  # the question is private
                     self.skipped,
                     self._stream.first_skipped,
                 )
         if self.skipped and not understood:
-            raise ServiceError(f"nothing that it sent could be understood ({self.skipped} lines)")
+            raise self._failure(f"nothing that it sent could be understood ({self.skipped} lines)")
 
 
 async def _beginning_of(response: httpx2.Response) -> str:

@@ -164,7 +164,7 @@ class _Answer(Response):
                 raise
             await put(event(_service_error(exc)))
             # An error in the stream may go unread; a connection that breaks does not.
-            raise ResponseCut(f"the service broke off: {exc}") from exc
+            raise ResponseCut(str(exc)) from exc
         last = chat_completion_chunk(self._head, [chat_delta(0, "stop")], **self._note())
         await put(event(last), DONE, more=False)
 
@@ -192,7 +192,7 @@ class _Answer(Response):
 
 
 def _service_error(error: ServiceError) -> JsonObject:
-    return error_object(502, f"The search service failed: {error}", code="service_failed")
+    return error_object(502, str(error), code="service_failed")
 
 
 async def _bad_request(request: Request, error: Exception) -> Response:

@@ -19,6 +19,7 @@ Scenarios:
 - `paced200`, `paced500`: so many streams at once, each with a chunk every 10 ms that carries its time of sending.
 - `memory`: resident memory idle, and with 500 and 1,000 open streams.
 - `start`: from starting the command to the first forwarded answer; `--help`.
+- `inprocess`: one ASGI app under uvicorn, asked directly and through llmproxy, and in llmproxy's own process.
 - `capture`: `json` with and without capture. `workers`: `json` with one worker and with two, nothing pinned.
 
 What to read, and the traps:
@@ -38,5 +39,7 @@ What to read, and the traps:
 - Other programs on the measured CPUs falsify everything. Their share is told as `foreign`; a round in which it is
   above 5% is repeated a few times. Where it stays there, the ratios say `disturbed` and are worth nothing.
 - `direct` is no floor for single chunks: there the upstream and the load take turns on one CPU.
+- In `inprocess` the app's own work is on the load's CPU over HTTP and on the proxy's in its process: CPU time tells of
+  both, and latency is what is read.
 - `start` is measured with compiled bytecode, as an installed package has it; the first start of all is not counted.
 """

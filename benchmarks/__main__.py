@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks import __doc__ as EXPLANATION
-from benchmarks import footprint, processes, tables
+from benchmarks import footprint, in_process, processes, tables
 from benchmarks.chart import chart
 from benchmarks.contestants import (
     CONTESTANTS,
@@ -28,7 +28,7 @@ from benchmarks.contestants import (
 from benchmarks.processes import UNPINNED, BenchmarkError
 from benchmarks.scenarios import SCENARIOS, Figures, run
 
-OTHERS = ("memory", "start", "capture", "workers")
+OTHERS = ("memory", "start", "capture", "workers", "inprocess")
 
 
 class Suite:
@@ -57,6 +57,8 @@ class Suite:
             starts = footprint.starts(self._contestants, self._surroundings, self._rounds)
             self.others[name] = [dataclasses.asdict(one) for one in starts]
             return f"### start\n{footprint.start_table(starts)}"
+        if name == "inprocess":
+            return self._in_process()
         return self._capture() if name == "capture" else self._workers()
 
     def _run(self, scenario: str, contestants: list[Contestant], *, unpinned: bool = False) -> list[Figures]:
@@ -80,6 +82,14 @@ class Suite:
         self.others["workers"] = {"ratio": ratio, "rounds": _plain(figures)}
         cpus = len(os.sched_getaffinity(0))
         return f"### workers: 2 ÷ 1 is {ratio:.2f}, on {cpus} CPUs\n{tables.scenario_table(figures)}"
+
+    def _in_process(self) -> str:
+        measured = in_process.measure(self._surroundings, rounds=self._rounds, seconds=self._seconds)
+        self.others["inprocess"] = [_plain(figures) for figures in measured]
+        told = [f"{load[0].scenario.says}\n{tables.scenario_table(load)}" for load in measured]
+        return "### inprocess: an app over HTTP and in llmproxy's process\n" + "\n\n".join(
+            (*told, in_process.comparison(measured))
+        )
 
 
 def _plain(figures: Sequence[Figures]) -> list[dict[str, Any]]:

@@ -90,7 +90,7 @@ class Contestant:
         if self.launch is None:
             yield Running(self.name, surroundings.upstream)
             return
-        folder = surroundings.folder / self.name.replace(" ", "-")
+        folder = surroundings.folder / self.name.replace(" ", "-").replace(",", "")
         folder.mkdir()
         try:
             process, port = self.launch(surroundings, folder)
@@ -139,12 +139,17 @@ def naive() -> Contestant:
     return Contestant("naive", launch)
 
 
-def llmproxy(name: str = "llmproxy", *, workers: int = 1, capture: bool = True) -> Contestant:
-    """llmproxy as its users start it."""
+def llmproxy(name: str = "llmproxy", *, workers: int = 1, capture: bool = True, app: str | None = None) -> Contestant:
+    """llmproxy as its users start it. `app`: an ASGI app's import string, in place of the upstream over HTTP."""
 
     def launch(surroundings: Surroundings, folder: Path) -> tuple[subprocess.Popen[bytes], int]:
         command = [sys.executable, "-m", "llmproxy", "serve", "--port", "0", "--workers", str(workers)]
-        command += ["--upstream", f"http://127.0.0.1:{surroundings.upstream}/v1", "--database", str(folder / "logs.db")]
+        command += ["--database", str(folder / "logs.db")]
+        if app is None:
+            command += ["--upstream", f"http://127.0.0.1:{surroundings.upstream}/v1"]
+        else:
+            (folder / "config.yaml").write_text(f"upstreams: {{app: {{app: '{app}'}}}}\n")
+            command += ["--config", str(folder / "config.yaml")]
         environment = {
             **surroundings.environment,
             "LLM_USER_PATH": str(folder),

@@ -10,7 +10,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from llmproxy import __version__, metrics
+from llmproxy import __version__, ask, metrics
 from llmproxy.capture.spool import SpoolWriter
 from llmproxy.capture.spool_reader import backlog
 from llmproxy.capture.tee import Tee
@@ -62,10 +62,12 @@ class App:
             caller = self._guard.admit(scope["headers"], open_to_all=health)
             if health or path.startswith(OWN_PREFIX):
                 await self._own(scope, receive, send)
-            elif self._forward is None:
+            elif (forward := self._forward) is None:
                 raise ProxyError("shutting_down", "llmproxy is starting or ending; try again")
             else:
-                await self._forward(scope, receive, send, caller)
+                if path == ask.PATH and scope["method"] == "POST":
+                    scope, receive, caller = await ask.as_chat_completion(self._config.ask, scope, receive, caller)
+                await forward(scope, receive, send, caller)
         except ProxyError as exc:
             self.metrics.refused[exc.code] += 1
             await exc.send(send)

@@ -195,6 +195,14 @@ class PriceConfig(_Frozen):
     cached: float | None = Field(default=None, ge=0, allow_inf_nan=False)
 
 
+class AskConfig(_Frozen):
+    """What `POST /v1/ask` makes of a question. Without a model there is no such path."""
+
+    model: str | None = Field(default=None, min_length=1)
+    system: str | None = None
+    send_ids: tuple[Literal["user", "metadata"], ...] = ()
+
+
 def _default_upstreams() -> dict[str, UpstreamConfig]:
     return {"openai": UpstreamConfig(base_url="https://api.openai.com/v1")}
 
@@ -216,6 +224,7 @@ class Config(BaseSettings):
     security: SecurityConfig = SecurityConfig()
     # By model, or by upstream/model, which wins.
     prices: dict[str, PriceConfig] = Field(default_factory=dict)
+    ask: AskConfig = AskConfig()
 
     @field_validator("upstreams")
     @classmethod
@@ -440,6 +449,7 @@ def _fields_at(location: tuple[int | str, ...]) -> list[str]:
         "capture": CaptureConfig,
         "security": SecurityConfig,
         "prices": PriceConfig,
+        "ask": AskConfig,
     }
     model = models[str(location[0])] if location else Config
     return list(model.model_fields)

@@ -4,6 +4,8 @@
 """
 
 import json
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any, Literal
 
 from llmproxy.headers import Header
@@ -20,6 +22,9 @@ ErrorCode = Literal[
     "bad_request",
     "upgrade_required",
     "shutting_down",
+    "ask_not_configured",
+    "body_too_large",
+    "invalid_fields",
 ]
 
 STATUS: dict[ErrorCode, int] = {
@@ -34,21 +39,39 @@ STATUS: dict[ErrorCode, int] = {
     "bad_request": 400,
     "upgrade_required": 426,
     "shutting_down": 503,
+    "ask_not_configured": 404,
+    "body_too_large": 413,
+    "invalid_fields": 422,
 }
 
 
-class ProxyError(Exception):
-    """llmproxy answers by itself: `code` decides the status, `message` says what is wrong and how to mend it."""
+@dataclass(frozen=True, slots=True)
+class FieldError:
+    """A field of a request's body that is missing or wrong. `param` is its place: ``history[0].role``."""
 
-    def __init__(self, code: ErrorCode, message: str) -> None:
+    param: str
+    message: str
+
+
+class ProxyError(Exception):
+    """llmproxy answers by itself: `code` decides the status, `message` says what is wrong and how to mend it.
+
+    `fields`: what is wrong with the body, field by field.
+    """
+
+    def __init__(self, code: ErrorCode, message: str, fields: Sequence[FieldError] = ()) -> None:
         super().__init__(message)
         self.code: ErrorCode = code
         self.message = message
+        self.fields = tuple(fields)
 
     def response(self) -> tuple[int, list[Header], bytes]:
         """Status, header fields and body of the answer."""
         kind = "invalid_request_error" if STATUS[self.code] < 500 else "llmproxy_error"
-        error = {"message": self.message, "type": kind, "code": self.code, "param": None}
+        param = self.fields[0].param if self.fields else None
+        error: dict[str, Any] = {"message": self.message, "type": kind, "code": self.code, "param": param}
+        if self.fields:
+            error["fields"] = [{"param": field.param, "message": field.message} for field in self.fields]
         body = json.dumps({"error": error}).encode()
         headers = [
             (b"content-type", b"application/json"),

@@ -23,7 +23,8 @@ _KEY_HEADERS = (b"x-llmproxy-key", b"authorization", b"x-api-key")
 
 @dataclass(frozen=True, slots=True)
 class Caller:
-    """Who was let in: the name of the client, and the fields that carried its key, which are never sent on."""
+    """Who was let in: the name of the client, and the fields that carried its key, which are never sent on (nor are
+    others that are added here, see `ask`)."""
 
     client: str | None = None
     key_headers: frozenset[bytes] = frozenset()

@@ -14,6 +14,11 @@ Headers = Sequence[Header]
 
 REDACTED = b"[redacted]"
 
+# Fields that are recorded with a request and never sent on: it came by a path of ours, with these ids (see `ask`).
+VIA = b"x-llmproxy-via"
+ASK_CLIENT_ID = b"x-llmproxy-ask-client-id"
+ASK_USER_ID = b"x-llmproxy-ask-user-id"
+
 # RFC 9110 section 7.6.1: what concerns one connection only is not forwarded. `Proxy-Authorization` is for us where a
 # client sends it (section 11.7.2), `Proxy-Authenticate` speaks of the next hop.
 HOP_BY_HOP = frozenset(

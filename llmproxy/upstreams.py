@@ -9,6 +9,8 @@ from typing import Any
 from urllib.request import getproxies_environment, proxy_bypass
 
 import httpx2
+from pydantic import ValidationError
+from pydantic_core import ErrorDetails
 
 from llmproxy.config import Config, ConfigError, UpstreamConfig
 from llmproxy.errors import ProxyError
@@ -148,13 +150,22 @@ def load_app(import_string: str, options: Mapping[str, Any], name: str) -> ASGIA
         return found  # type: ignore[no-any-return]
     try:
         app: ASGIApp = found(dict(options)) if parameters else found()
-    except (ValueError, TypeError) as exc:  # pydantic's ValidationError is a ValueError
+    except ValidationError as exc:
+        mistakes = "; ".join(_explained(mistake) for mistake in exc.errors(include_input=False))
+        raise ConfigError(f"upstreams.{name}.options: {import_string} refuses them: {mistakes}") from exc
+    except (ValueError, TypeError) as exc:
         raise ConfigError(f"upstreams.{name}.options: {import_string} refuses them: {exc}") from exc
     except Exception as exc:  # as above
         raise ConfigError(f"{place}: {import_string} failed: {type(exc).__name__}: {exc}") from exc
     if not callable(app):
         raise ConfigError(f"{place}: {import_string} made a {type(app).__name__}, which is no ASGI app")
     return app
+
+
+def _explained(mistake: ErrorDetails) -> str:
+    place = ".".join(map(str, mistake["loc"]))
+    said = mistake["msg"].removeprefix("Value error, ")
+    return f"{place}: {said}" if place else said
 
 
 def _proxied_transport(proxy: str, name: str) -> httpx2.AsyncBaseTransport:

@@ -95,7 +95,7 @@ def test_references_to_the_environment_to_dotenv_and_to_llms_keys(
         ("upstreams: {u: {base_url: 'https://a/v1?key=sk-x'}}", "upstreams.u.base_url: leave the query"),
         ("upstreams: [1]", "upstreams: Input should be a valid dictionary"),
         ("capture: yes", "capture: "),
-        ("1: 1", "1: there is no '1'; there is: capture"),
+        ("1: 1", "1: there is no '1'; there is: ask, capture"),
         ("security: {clients: {alice: short}}", "security.clients: the key of alice"),
         ("security: {allowed_origins: [example.com]}", "security.allowed_origins: "),
     ],

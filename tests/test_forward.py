@@ -434,7 +434,8 @@ def test_an_unknown_upstream_names_those_there_are(tmp_path: Path) -> None:
 def test_our_own_paths(tmp_path: Path) -> None:
     with forwarding(tmp_path, lambda c, r: c.send(answer(b"x"))) as (proxy, up):
         assert httpx2.get(f"{proxy.url}/").json() == {"status": "healthy"}
-        assert httpx2.head(f"{proxy.url}/").status_code == 200
+        for path in ("/", "/v1/health", "/api/v1/health"):
+            assert httpx2.head(f"{proxy.url}{path}").status_code == 200
         assert httpx2.get(f"{proxy.url}/v1/health").json() == {"status": "ok"}
         assert httpx2.get(f"{proxy.url}/api/v1/health").json() == {"status": "ok"}
         httpx2.post(f"{proxy.url}/v1/health", content=b"{}")

@@ -33,7 +33,7 @@ LAYERS: list[dict[str, set[str]]] = [
         "inprocess": set(),
         "export": set(),
     },
-    {"forward": set(), "store": set(), "selecting": {"store"}},
+    {"forward": set(), "store": set(), "selecting": {"store"}, "ask": set()},
     {
         "guard": set(),
         "upstreams": {"transports"},
@@ -63,6 +63,7 @@ HOT = {
     "loopback",
     "metrics",
     "app",
+    "ask",
     "errors",
     "config",
 }

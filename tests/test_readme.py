@@ -1,6 +1,7 @@
 """The README and the other pages say what is true: their snippets run."""
 
 import ast
+import json
 import re
 import sqlite3
 import sys
@@ -8,6 +9,7 @@ import tomllib
 from pathlib import Path
 from typing import Any
 
+import httpx2
 import pytest
 import yaml
 
@@ -15,6 +17,8 @@ import llmproxy
 from llmproxy.cli import main
 from llmproxy.config import load
 from llmproxy.serve import check_startable
+from tests.inprocess.legacy_service import WHOLE, legacy_service
+from tests.proxy import proxy_in_thread
 from tests.store.conversations import Recordings, assistant, user
 
 ROOT = Path(__file__).parents[1]
@@ -41,7 +45,7 @@ def test_the_queries_run() -> None:
 
 def test_the_configuration_loads(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("DEEPSEEK_API_KEY", "sk-x")
-    (snippet,) = snippets("yaml")
+    (snippet,) = (snippet for snippet in snippets("yaml") if "deepseek" in snippet)
     (tmp_path / "config.yaml").write_text(snippet)
     config = load(tmp_path / "config.yaml")
     assert list(config.upstreams) == ["openai", "anthropic", "deepseek"]
@@ -81,12 +85,31 @@ def anchor(heading: str) -> str:
 def test_the_hook_loads(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from llmproxy.ingest import load_hooks
 
-    (snippet,) = snippets("python")
+    (snippet,) = (snippet for snippet in snippets("python") if "my_hooks.py" in snippet)
     (tmp_path / "my_hooks.py").write_text(snippet)
     monkeypatch.syspath_prepend(tmp_path)
     (hook,) = load_hooks(["my_hooks:tell"])
     assert hook.__annotations__["turn"] is llmproxy.Turn
     sys.modules.pop("my_hooks")
+
+
+def test_the_search_service_answers_and_takes_questions(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (configuration,) = (snippet for snippet in snippets("yaml") if "foreign_sse" in snippet)
+    (program,) = (snippet for snippet in snippets("python") if "OPENAI_BASE_URL" in snippet)
+    (body,) = re.findall(r"/v1/ask .*? -d '(.*?)'", README, re.S)
+    upstreams = yaml.safe_load(configuration)["upstreams"]
+    with legacy_service() as service:
+        url = upstreams["search"]["options"]["url"]
+        upstreams["search"]["options"]["url"] = url.replace(":8000/", f":{service.port}/")
+        with proxy_in_thread(tmp_path, upstreams=upstreams, ask={"model": "search"}) as proxy:
+            monkeypatch.setenv("OPENAI_BASE_URL", f"{proxy.url}/v1")
+            exec(program, {})
+            assert WHOLE in capsys.readouterr().out
+            response = httpx2.post(f"{proxy.url}/v1/ask", json=json.loads(body))
+            assert response.text.endswith("data: [DONE]\n\n")
+    assert service.asked[1][2].endswith(b"&search_query=and+the+second+one%3F")
 
 
 def test_every_command_that_is_named_exists() -> None:

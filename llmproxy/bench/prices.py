@@ -5,7 +5,7 @@ from urllib.parse import urlsplit
 
 from llmproxy.bench.results import Prompt, Result, Run, Target
 from llmproxy.config import Config, PriceConfig
-from llmproxy.upstreams import is_loopback
+from llmproxy.loopback import is_loopback
 
 
 class Prices:

@@ -15,6 +15,7 @@ from typing import Any
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from llmproxy.errors import ResponseCut
+from llmproxy.inprocess.connected import ClientGone, while_connected
 from llmproxy.inprocess.mock_endpoints import respond
 from llmproxy.inprocess.mock_response import Request, Response
 from llmproxy.inprocess.mock_settings import Options
@@ -24,10 +25,6 @@ logger = logging.getLogger("llmproxy.mock")
 
 class ScriptedCut(ResponseCut):
     """The request asked for a broken connection; raised to the server, which then drops it."""
-
-
-class _ClientGone(Exception):
-    """The client went away."""
 
 
 def create_app(options: Mapping[str, Any] | None = None) -> ASGIApp:
@@ -64,9 +61,9 @@ async def _serve(options: Options, number: int, scope: Scope, receive: Receive, 
     try:
         request = await _read(number, scope, receive)
         response = respond(options, request)
-        await _send_while_connected(response, request, receive, send)
+        await while_connected(_send(response, request, send), receive)
         outcome = "complete"
-    except _ClientGone:
+    except ClientGone:
         outcome = "client gone"
     except ScriptedCut:
         outcome = "cut"
@@ -91,38 +88,12 @@ async def _read(number: int, scope: Scope, receive: Receive) -> Request:
     while True:
         message = await receive()
         if message["type"] == "http.disconnect":
-            raise _ClientGone
+            raise ClientGone
         pieces.append(message.get("body", b""))
         if not message.get("more_body", False):
             break
     path = scope["path"].removeprefix(scope.get("root_path", ""))
     return Request(scope["method"], path, scope["headers"], b"".join(pieces), number, time.time())
-
-
-async def _send_while_connected(response: Response, request: Request, receive: Receive, send: Send) -> None:
-    """Send the response, unless the client goes: then nothing more is made. Raises `_ClientGone`, `ScriptedCut`."""
-    loop = asyncio.get_running_loop()
-    sending = loop.create_task(_send(response, request, send))
-    gone = loop.create_task(_disconnected(receive))
-    try:
-        await asyncio.wait((sending, gone), return_when=asyncio.FIRST_COMPLETED)
-    finally:
-        ended = sending.done()
-        sending.cancel()
-        gone.cancel()
-        await asyncio.gather(sending, gone, return_exceptions=True)
-    if not ended:
-        raise _ClientGone
-    try:
-        sending.result()
-    except OSError:
-        # A server may say so by `send` (ASGI specification, HTTP, "Disconnected Client - send exception").
-        raise _ClientGone from None
-
-
-async def _disconnected(receive: Receive) -> None:
-    while (await receive())["type"] != "http.disconnect":
-        pass
 
 
 async def _send(response: Response, request: Request, send: Send) -> None:

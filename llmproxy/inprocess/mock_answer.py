@@ -12,8 +12,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from llmproxy.inprocess.mock_request import BadRequest, ChatRequest, Function, ToolChoice
 from llmproxy.inprocess.mock_schema import example_of
+from llmproxy.inprocess.openai_request import BadRequest, ChatRequest, Function, ToolChoice
 
 WRONG_ANSWER = "I do not know."
 

@@ -6,10 +6,12 @@ import json
 from collections.abc import Sequence
 from dataclasses import replace
 
-from llmproxy.inprocess import mock_answer, mock_objects
+from llmproxy.inprocess import mock_answer, mock_objects, openai_objects
 from llmproxy.inprocess.mock_answer import Reply, ToolCall
-from llmproxy.inprocess.mock_objects import Head, JsonObject
-from llmproxy.inprocess.mock_request import (
+from llmproxy.inprocess.mock_response import Request, Response, error, event_stream, json_response, paced, scripted
+from llmproxy.inprocess.mock_settings import MockModel, Options, Script, script_of
+from llmproxy.inprocess.openai_objects import Head, JsonObject
+from llmproxy.inprocess.openai_request import (
     BadRequest,
     ChatRequest,
     CompletionRequest,
@@ -18,8 +20,6 @@ from llmproxy.inprocess.mock_request import (
     parse,
     texts_of,
 )
-from llmproxy.inprocess.mock_response import Request, Response, error, event_stream, json_response, paced, scripted
-from llmproxy.inprocess.mock_settings import MockModel, Options, Script, script_of
 
 _EMBEDDING_DIMENSIONS = 16
 
@@ -146,10 +146,10 @@ def _models(options: Options, request: Request, name: str) -> Response:
         return told
     names = [model.name for model in options.models]
     if not name:
-        return paced(json_response(mock_objects.model_list(names)), options, script, options.models[0])
+        return paced(json_response(openai_objects.model_list(names)), options, script, options.models[0])
     if name not in names:
         return error(404, f"The model '{name}' does not exist", "model", "model_not_found")
-    return paced(json_response(mock_objects.model_object(name)), options, script, options.models[0])
+    return paced(json_response(openai_objects.model_object(name)), options, script, options.models[0])
 
 
 def _scripted_call(name: str, arguments: JsonObject | str, call_id: str | None) -> ToolCall:

@@ -1,27 +1,17 @@
-"""OpenAI's objects as the mock sends them, key for key (https://platform.openai.com/docs/api-reference)."""
+"""OpenAI's objects as the mock sends them."""
 
 import base64
 import itertools
 import math
 import struct
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from typing import Any
 
+from llmproxy.inprocess import openai_objects
 from llmproxy.inprocess.mock_answer import Reply, ToolCall, completion_tokens, reasoning_tokens, words
-
-JsonObject = dict[str, Any]
+from llmproxy.inprocess.openai_objects import Head, JsonObject, chat_choice, chat_delta
 
 _ARGUMENTS_PIECE = 8
-
-
-@dataclass(frozen=True, slots=True)
-class Head:
-    """What the objects of one response have in common."""
-
-    id: str
-    created: int
-    model: str
+_FINGERPRINT = {"service_tier": "default", "system_fingerprint": "fp_mock"}
 
 
 def usage_of(prompt_tokens: int, replies: Sequence[Reply], price: float | None) -> JsonObject:
@@ -45,37 +35,17 @@ def usage_of(prompt_tokens: int, replies: Sequence[Reply], price: float | None) 
 
 
 def chat_completion(head: Head, replies: Sequence[Reply], usage: JsonObject) -> JsonObject:
-    choices = [
-        {"index": index, "message": _message(reply), "logprobs": None, "finish_reason": reply.finish_reason}
-        for index, reply in enumerate(replies)
-    ]
-    return {
-        "id": head.id,
-        "object": "chat.completion",
-        "created": head.created,
-        "model": head.model,
-        "choices": choices,
-        "usage": usage,
-        "service_tier": "default",
-        "system_fingerprint": "fp_mock",
-    }
+    choices = [chat_choice(index, _message(reply), reply.finish_reason) for index, reply in enumerate(replies)]
+    return openai_objects.chat_completion(head, choices, usage=usage, **_FINGERPRINT)
 
 
 def chat_completion_chunks(head: Head, replies: Sequence[Reply], usage: JsonObject | None) -> Iterator[JsonObject]:
     """The stream: the choices' chunks in turn, and the usage at the end where it is wanted."""
-    base = {
-        "id": head.id,
-        "object": "chat.completion.chunk",
-        "created": head.created,
-        "model": head.model,
-        "service_tier": "default",
-        "system_fingerprint": "fp_mock",
-    }
     absent = {} if usage is None else {"usage": None}
     for choice in _in_turn([_chat_choices(index, reply) for index, reply in enumerate(replies)]):
-        yield {**base, "choices": [choice], **absent}
+        yield openai_objects.chat_completion_chunk(head, [choice], **absent, **_FINGERPRINT)
     if usage is not None:
-        yield {**base, "choices": [], "usage": usage}
+        yield openai_objects.chat_completion_chunk(head, [], usage=usage, **_FINGERPRINT)
 
 
 def text_completion(head: Head, replies: Sequence[Reply], usage: JsonObject) -> JsonObject:
@@ -106,24 +76,6 @@ def embedding_list(model: str, vectors: Sequence[Sequence[float]], usage: JsonOb
     return {"object": "list", "data": data, "model": model, "usage": usage}
 
 
-def model_object(name: str) -> JsonObject:
-    return {"id": name, "object": "model", "created": 1_767_225_600, "owned_by": "llmproxy"}
-
-
-def model_list(names: Sequence[str]) -> JsonObject:
-    return {"object": "list", "data": [model_object(name) for name in names]}
-
-
-def error_object(status: int, message: str, param: str | None = None, code: str | None = None) -> JsonObject:
-    """An error; its type, and where none is given its code, go by the status."""
-    kinds = {
-        401: ("invalid_request_error", "invalid_api_key"),
-        429: ("rate_limit_error", "rate_limit_exceeded"),
-    }
-    kind, usual_code = kinds.get(status, ("invalid_request_error" if status < 500 else "server_error", None))
-    return {"error": {"message": message, "type": kind, "param": param, "code": code or usual_code}}
-
-
 def _message(reply: Reply) -> JsonObject:
     message: JsonObject = {"role": "assistant", "content": reply.text, "refusal": None, "annotations": []}
     if reply.reasoning:
@@ -138,18 +90,17 @@ def _message(reply: Reply) -> JsonObject:
 
 
 def _chat_choices(index: int, reply: Reply) -> Iterator[JsonObject]:
-    def choice(finish_reason: str | None = None, **delta: Any) -> JsonObject:
-        return {"index": index, "delta": delta, "logprobs": None, "finish_reason": finish_reason}
-
-    yield choice(role="assistant", content=None if reply.tool_calls and not reply.chunks else "", refusal=None)
+    yield chat_delta(
+        index, role="assistant", content=None if reply.tool_calls and not reply.chunks else "", refusal=None
+    )
     for piece in words(reply.reasoning):
-        yield choice(reasoning_content=piece)
+        yield chat_delta(index, reasoning_content=piece)
     for piece in reply.chunks:
-        yield choice(content=piece)
+        yield chat_delta(index, content=piece)
     for position, call in enumerate(reply.tool_calls):
         for delta in _tool_call_deltas(position, call):
-            yield choice(tool_calls=[delta])
-    yield choice(reply.finish_reason)
+            yield chat_delta(index, tool_calls=[delta])
+    yield chat_delta(index, reply.finish_reason)
 
 
 def _tool_call_deltas(position: int, call: ToolCall) -> Iterator[JsonObject]:

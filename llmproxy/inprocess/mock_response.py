@@ -6,10 +6,8 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from llmproxy.inprocess.mock_answer import chance
-from llmproxy.inprocess.mock_objects import JsonObject, error_object
 from llmproxy.inprocess.mock_settings import MockModel, Options, Script
-
-_DONE = b"data: [DONE]\n\n"
+from llmproxy.inprocess.openai_objects import DONE, JsonObject, error_object, event
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,10 +59,10 @@ def error(status: int, message: str, param: str | None = None, code: str | None 
 
 def event_stream(objects: Iterable[JsonObject], script: Script) -> Response:
     """The objects as an event stream, which may end in a scripted error."""
-    events = [_event(item) for item in objects]
+    events = [event(item) for item in objects]
     if script.error_after is not None and script.error_after < len(events):
-        return Response(200, (*events[: script.error_after], _event(_scripted_error(script, 500))))
-    return Response(200, (*events, _DONE))
+        return Response(200, (*events[: script.error_after], event(_scripted_error(script, 500))))
+    return Response(200, (*events, DONE))
 
 
 def scripted(
@@ -75,7 +73,7 @@ def scripted(
         more = () if script.retry_after is None else ((b"retry-after", b"%d" % script.retry_after),)
         response = replace(json_response(_scripted_error(script, script.status), script.status), headers=more)
     elif script.garbage and stream:
-        response = Response(200, (b'data: {"this is": no JSON\n\n', _DONE))
+        response = Response(200, (b'data: {"this is": no JSON\n\n', DONE))
     elif script.garbage:
         response = _whole(b'{"this is": no JSON\n', 200)
     elif script.echo_headers:
@@ -112,10 +110,6 @@ def paced(
 
 def _whole(body: bytes, status: int) -> Response:
     return Response(status, (body,), len(body))
-
-
-def _event(item: JsonObject) -> bytes:
-    return b"data: " + json.dumps(item, separators=(",", ":")).encode() + b"\n\n"
 
 
 def _scripted_error(script: Script, status: int) -> JsonObject:

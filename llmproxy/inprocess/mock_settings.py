@@ -7,7 +7,7 @@ from typing import Annotated, Any, Self
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 from llmproxy.inprocess.mock_answer import split_directive
-from llmproxy.inprocess.mock_request import BadRequest, place_of
+from llmproxy.inprocess.openai_request import BadRequest, place_of
 
 # An hour: longer than any client waits.
 Seconds = Annotated[float, Field(ge=0, le=3600, allow_inf_nan=False)]

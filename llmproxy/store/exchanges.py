@@ -5,12 +5,13 @@ import sqlite3
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import Any
+from urllib.parse import unquote
 
 from sqlite_utils import Database
 from sqlite_utils.migrations import Migrations
 
 from llmproxy.capture.exchange import Exchange
-from llmproxy.headers import Header, get
+from llmproxy.headers import ASK_CLIENT_ID, ASK_USER_ID, VIA, Header, get
 from llmproxy.reconstruct.turn import Turn
 
 migrations = Migrations("llmproxy")
@@ -135,6 +136,13 @@ def m003_tool_sets(db: Database) -> None:
     )
 
 
+@migrations()
+def m004_ask(db: Database) -> None:
+    # How a request came where not by a provider's path (`/v1/ask`), and the ids that it was asked with.
+    for column in ("via", "ask_client_id", "ask_user_id"):
+        db.execute(f"alter table llmproxy_exchanges add column {column} text")
+
+
 def exchange_row(
     exchange: Exchange,
     *,
@@ -189,6 +197,7 @@ def exchange_row(
         "response_bytes": exchange.response_bytes,
         "client": exchange.client,
         "session": turn.session if turn else None,
+        **_asked_with(exchange.request_headers),
         "user_agent": _text(get(exchange.request_headers, b"user-agent")),
         "request_headers": _header_json(exchange.request_headers),
         "response_headers": _header_json(exchange.response_headers),
@@ -197,6 +206,14 @@ def exchange_row(
         # Microseconds and length of each piece, so that what was kept can be replayed as it came.
         "response_pieces": json.dumps([[at, len(piece)] for at, piece in pieces]) if keep_raw else None,
     }
+
+
+def _asked_with(headers: Sequence[Header]) -> dict[str, str | None]:
+    via = _text(get(headers, VIA))
+    ids = {"ask_client_id": ASK_CLIENT_ID, "ask_user_id": ASK_USER_ID}
+    # A program may send such fields by itself; that says nothing.
+    sent = {column: get(headers, name) if via else None for column, name in ids.items()}
+    return {"via": via, **{column: None if value is None else unquote(value) for column, value in sent.items()}}
 
 
 def known_exchanges(db: sqlite3.Connection, ids: Sequence[str]) -> set[str]:

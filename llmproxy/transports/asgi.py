@@ -7,7 +7,7 @@ sends it, and tells the app when nobody reads any more.
 import asyncio
 import logging
 from collections import deque
-from collections.abc import AsyncIterator, Awaitable, Callable, MutableMapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, MutableMapping
 from types import TracebackType
 from typing import Any, Self
 from urllib.parse import unquote
@@ -62,7 +62,7 @@ class ASGITransport(httpx2.AsyncBaseTransport):
 
     async def handle_async_request(self, request: httpx2.Request) -> httpx2.Response:
         timeout = (request.extensions.get("timeout") or {}).get("read")
-        call = _Call(request, timeout)
+        call = _Call(request, self._lifespan.state, timeout)
         call.task = asyncio.get_running_loop().create_task(call.run(self._app))
         self._tasks.add(call.task)
         call.task.add_done_callback(self._tasks.discard)
@@ -78,8 +78,9 @@ class ASGITransport(httpx2.AsyncBaseTransport):
 class _Call:
     """One request to the app: what the app sent and nobody has read, and a bell that rings when something changes."""
 
-    def __init__(self, request: httpx2.Request, read_timeout: float | None) -> None:
+    def __init__(self, request: httpx2.Request, state: Mapping[str, Any], read_timeout: float | None) -> None:
         self._request = request
+        self._state = state
         self._read_timeout = read_timeout
         self._changed = asyncio.Event()
         self._disconnected = asyncio.Event()
@@ -121,7 +122,8 @@ class _Call:
         path, _, query = target.partition(b"?")
         return {
             "type": "http",
-            "asgi": {"version": "3.0", "spec_version": "2.4"},
+            # As uvicorn says. By 2.4 Starlette's streams would learn only from their next `send` that nobody reads.
+            "asgi": {"version": "3.0", "spec_version": "2.3"},
             "http_version": "1.1",
             "method": request.method,
             "scheme": request.url.scheme,
@@ -132,6 +134,8 @@ class _Call:
             "headers": [(name.lower(), value) for name, value in request.headers.raw],
             "server": (request.url.host, request.url.port),
             "client": None,
+            # A copy for each request (ASGI specification, lifespan protocol, "Lifespan State").
+            "state": dict(self._state),
         }
 
     async def receive(self) -> Message:
@@ -252,6 +256,8 @@ class _Lifespan:
         self._task: asyncio.Task[None] | None = None
         self._messages: asyncio.Queue[Message] = asyncio.Queue()
         self._answers: asyncio.Queue[Message] = asyncio.Queue()
+        self._started = False
+        self.state: dict[str, Any] = {}
 
     async def startup(self) -> None:
         self._task = asyncio.get_running_loop().create_task(self._run())
@@ -261,21 +267,25 @@ class _Lifespan:
             await asyncio.wait([self._task])
             self._task = None
             raise RuntimeError(f"the app did not start: {answer.get('message', '')}")
+        self._started = answer is not None
 
     async def shutdown(self) -> None:
         if self._task is not None:
-            await self._ask("lifespan.shutdown")
+            answer = await self._ask("lifespan.shutdown")
+            if answer is not None and answer["type"] == "lifespan.shutdown.failed":
+                logger.error("the app did not end well: %s", answer.get("message", ""))
             self._task.cancel()
             await asyncio.wait([self._task])
             self._task = None
 
     async def _run(self) -> None:
-        scope = {"type": "lifespan", "asgi": {"version": "3.0", "spec_version": "2.4"}, "state": {}}
+        scope = {"type": "lifespan", "asgi": {"version": "3.0", "spec_version": "2.4"}, "state": self.state}
         try:
             await self._app(scope, self._messages.get, self._answers.put)
         except Exception:
             # The specification: an exception at startup means that the app does not support the lifespan protocol.
-            return
+            if self._started:
+                logger.exception("the app's lifespan failed")
 
     async def _ask(self, kind: str) -> Message | None:
         assert self._task is not None

@@ -20,7 +20,7 @@ from llmproxy.inprocess.mock_answer import (
     tool_calls_for,
     words,
 )
-from llmproxy.inprocess.mock_request import BadRequest, ChatRequest
+from llmproxy.inprocess.openai_request import BadRequest, ChatRequest
 
 
 def user(content: Any) -> dict[str, Any]:

@@ -4,8 +4,8 @@ from typing import Any
 
 import pytest
 
-from llmproxy.inprocess.mock_request import BadRequest
 from llmproxy.inprocess.mock_settings import MockModel, Options, Script, script_of
+from llmproxy.inprocess.openai_request import BadRequest
 
 
 def test_header_fields_win_over_the_body_and_the_body_over_the_message() -> None:

@@ -399,6 +399,47 @@ def test_the_lifespan_is_run() -> None:
     assert events == ["lifespan.startup", "lifespan.shutdown"]
 
 
+def test_what_the_lifespan_keeps_is_in_each_requests_state() -> None:
+    seen: list[dict[str, Any]] = []
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "lifespan":
+            await receive()
+            scope["state"]["client"] = "kept"
+            await send({"type": "lifespan.startup.complete"})
+            await receive()
+            await send({"type": "lifespan.shutdown.complete"})
+            return
+        seen.append(dict(scope["state"]))
+        scope["state"]["own"] = "of this request"
+        await start(send)
+        await send({"type": "http.response.body"})
+
+    async def test(transport: ASGITransport) -> None:
+        for _ in range(2):
+            await transport.handle_async_request(request())
+
+    run(app, test)
+    assert seen == [{"client": "kept"}] * 2
+
+
+@pytest.mark.parametrize("fail", ["raise", "say so"])
+def test_a_failure_at_the_lifespans_end_is_told_in_the_log(fail: str, caplog: pytest.LogCaptureFixture) -> None:
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        await receive()
+        await send({"type": "lifespan.startup.complete"})
+        await receive()
+        if fail == "raise":
+            raise RuntimeError("a bug at the end")
+        await send({"type": "lifespan.shutdown.failed", "message": "a bug at the end"})
+
+    async def test(transport: ASGITransport) -> None:
+        assert caplog.text == ""
+
+    run(app, test)
+    assert "a bug at the end" in caplog.text
+
+
 def test_an_app_that_does_not_start() -> None:
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
         await receive()

@@ -1,4 +1,5 @@
-"""What the mock understands of a request's body. Wrong types are refused as OpenAI does, unknown keys let by."""
+"""What our OpenAI-compatible apps understand of a request's body. Wrong types are refused as OpenAI does, unknown keys
+let by."""
 
 import json
 from typing import Annotated, Any, Literal, NotRequired, Self, TypeVar
@@ -155,6 +156,8 @@ def decode(body: bytes) -> dict[str, Any]:
         decoded = json.loads(body)
     except ValueError as exc:
         raise BadRequest(f"We could not parse the JSON body of your request: {exc}") from None
+    except RecursionError:
+        raise BadRequest("We could not parse the JSON body of your request: it is nested too deeply.") from None
     if not isinstance(decoded, dict):
         raise BadRequest("We could not parse the JSON body of your request: it is not an object.")
     return decoded

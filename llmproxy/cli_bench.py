@@ -160,8 +160,6 @@ def _show(config: "Config", name: str, html: Path | None) -> None:
     from rich.console import Console
 
     found = _read(config, name)
-    if importlib.util.find_spec("llmproxy.bench.report") is None:
-        return
     from llmproxy.bench.report import terminal
 
     Console().print(terminal.table(found))
@@ -303,7 +301,9 @@ def _existing(config_path: Path | None, database: Path | None) -> "Config":
 
 def _need_the_extra() -> None:
     missing = [
-        name for name in ("rich", "jsonschema", "rapidfuzz", "genai_prices") if not importlib.util.find_spec(name)
+        name
+        for name in ("rich", "jinja2", "jsonschema", "rapidfuzz", "genai_prices")
+        if not importlib.util.find_spec(name)
     ]
     if missing:
         fail(f"bench needs {', '.join(missing)}; run: pip install 'llmproxy[bench]'", EXIT_WRONG_USAGE)

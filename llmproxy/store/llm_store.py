@@ -45,8 +45,12 @@ def open_database(path: Path, *, full_sync: bool = False) -> Database:
         connection.execute(f"pragma cache_size = -{CACHE_KIB}")
         connection.execute(f"pragma synchronous = {'full' if full_sync else 'normal'}")
         db = Database(connection)
+        # In one transaction: none of `llm`'s migrations can be made again after one that was killed half-way.
+        connection.execute("begin immediate")
         LogStore(db)
         migrations.apply(db)
+        if connection.in_transaction:
+            connection.execute("commit")
     except BaseException:
         connection.close()
         raise

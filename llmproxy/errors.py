@@ -20,6 +20,9 @@ ErrorCode = Literal[
     "bad_request",
     "upgrade_required",
     "shutting_down",
+    "request_head_too_large",
+    "request_timeout",
+    "overloaded",
 ]
 
 STATUS: dict[ErrorCode, int] = {
@@ -34,6 +37,9 @@ STATUS: dict[ErrorCode, int] = {
     "bad_request": 400,
     "upgrade_required": 426,
     "shutting_down": 503,
+    "request_head_too_large": 431,
+    "request_timeout": 408,
+    "overloaded": 503,
 }
 
 

@@ -24,6 +24,7 @@ from llmproxy.app import App
 from llmproxy.capture.spool import make_folder
 from llmproxy.config import CaptureConfig, Config, ConfigError
 from llmproxy.errors import ResponseCut
+from llmproxy.server.protocol import HTTPProtocol
 from llmproxy.upstreams import is_loopback, load_app
 
 # Longer than what clients' pools keep an idle connection for (httpx 5 s, browsers 60 s or so): it is then the client
@@ -148,7 +149,7 @@ def _server(config: Config) -> "Server":
     return Server(
         uvicorn.Config(
             App(config),
-            http="httptools",
+            http=HTTPProtocol,
             loop="uvloop",
             ws="none",
             lifespan="on",

@@ -22,6 +22,7 @@ from llmproxy.capture.exchange import Exchange
 from llmproxy.capture.spool_reader import SpoolReader
 from llmproxy.config import Config
 from llmproxy.serve import Server, listen, set_up_logging
+from llmproxy.server.protocol import HTTPProtocol
 
 T = TypeVar("T")
 DEADLINE = 20.0
@@ -84,7 +85,7 @@ def app_in_thread(app: Any, *, loop: str = "uvloop", grace: float = 5) -> Iterat
         uvicorn.Config(
             app,
             loop=loop,
-            http="httptools",
+            http=HTTPProtocol,
             ws="none",
             log_config=None,
             access_log=False,

@@ -13,7 +13,15 @@ PACKAGE = Path(__file__).parents[1] / "llmproxy"
 LAYERS: list[dict[str, set[str]]] = [
     {"__main__": {"cli"}, "cli": set()},
     {"demo": set(), "check": set()},
-    {"serve": {"app"}, "ingester": {"ingest"}, "reingest": {"ingest"}, "stats": set(), "app": set(), "ingest": set()},
+    {
+        "serve": {"app", "server"},
+        "server": set(),
+        "ingester": {"ingest"},
+        "reingest": {"ingest"},
+        "stats": set(),
+        "app": set(),
+        "ingest": set(),
+    },
     {"forward": set(), "store": set()},
     {
         "guard": {"upstreams"},
@@ -23,12 +31,25 @@ LAYERS: list[dict[str, set[str]]] = [
         "metrics": set(),
     },
     {"inprocess": set()},
-    {"headers": set(), "reconstruct": set(), "config": set(), "errors": {"headers"}},
+    {"headers": set(), "client": {"headers"}, "reconstruct": set(), "config": set(), "errors": {"headers"}},
     {"": set()},
 ]
 LEVEL = {name: level for level, layer in enumerate(LAYERS) for name in layer}
 NEVER_ON_THE_HOT_PATH = {"reconstruct", "store", "ingest"}
-HOT = {"forward", "headers", "capture", "transports", "upstreams", "guard", "metrics", "app", "errors", "config"}
+HOT = {
+    "forward",
+    "headers",
+    "capture",
+    "transports",
+    "upstreams",
+    "guard",
+    "metrics",
+    "app",
+    "errors",
+    "config",
+    "server",
+    "client",
+}
 # llm's values are the words that reconstructing speaks in; all the rest of llm is known to one module.
 LLM_VALUES = ("llm.parts.", "llm.Tool", "llm.Attachment")
 KNOWS_LLM = {"store/llm_store.py"}

@@ -1,5 +1,6 @@
 """What our own server tells the app of a request besides ASGI's scope."""
 
+import asyncio
 from collections.abc import Callable, Mapping
 from typing import Any, Protocol
 
@@ -14,12 +15,14 @@ class Client(Protocol):
     - `target`: the request target as it was sent; ASGI's path and query do not tell `/x?` from `/x`.
     - `fields`: the header fields with their names as the client wrote them.
     - `on_disconnect`: called once when the client goes away before its response is complete, so that nobody needs a
-      task that waits in `receive` for it. Set it as soon as the body was received whole.
+      task that waits in `receive` for it. Set it in the step in which the end of the body was received.
+    - `task`: what runs the app.
     """
 
     target: bytes
     fields: list[Header]
     on_disconnect: Callable[[], None] | None
+    task: asyncio.Task[None] | None
 
 
 def client_of(scope: Mapping[str, Any]) -> Client | None:

@@ -9,6 +9,7 @@ import hmac
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 
 from llmproxy.config import SecurityConfig
 from llmproxy.errors import ProxyError
@@ -42,6 +43,7 @@ class Guard:
         self._hosts = frozenset(host.lower() for host in security.allowed_hosts)
         self._check_host = loopback or bool(self._hosts)
         self._origins = frozenset(security.allowed_origins)
+        self._is_ours = lru_cache(maxsize=256)(self._names_us)  # nearly all requests come by the same name
         self._clients: Mapping[str, bytes] = {name: key.encode() for name, key in security.clients.items()}
 
     def admit(self, headers: Headers, *, open_to_all: bool = False) -> Caller:
@@ -94,7 +96,7 @@ class Guard:
                 " security.allowed_hosts",
             )
 
-    def _is_ours(self, host: bytes) -> bool:
+    def _names_us(self, host: bytes) -> bool:
         name = _without_port(host.decode("latin-1").lower())
         return is_loopback(name) or name in self._hosts or host.decode("latin-1").lower() in self._hosts
 

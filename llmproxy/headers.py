@@ -52,7 +52,7 @@ def request_headers(client: Headers, host: bytes, defaults: Headers, replaced: f
     """
     dropped = _NOT_SENT_UPSTREAM | replaced | _named_by_connection(client)
     headers = [(b"host", host)]
-    headers += [header for header in client if header[0] not in dropped]
+    headers += [header for header in client if header[0].lower() not in dropped]
     headers += defaults
     return headers
 

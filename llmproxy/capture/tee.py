@@ -102,6 +102,11 @@ class Recording:
         lines += [name + b": " + value for name, value in redact_headers(head.headers, self._tee.redact)]
         self._append(b"request", b"\n".join(lines))
 
+    async def flushed(self) -> None:
+        """Write what is recorded so far, together with others who ask in the same moment."""
+        if self._segment is not None and self._tee.spool is not None:
+            await self._tee.spool.flushed(self._segment)
+
     def request_written(self) -> bool:
         """Put what is known of the request on disk, before the upstream gets it. False where that failed."""
         segment, spool = self._segment, self._tee.spool
@@ -137,13 +142,33 @@ class Recording:
                 self._response_kept += len(piece)
                 self._append(b"response_body", piece)
 
+    async def complete(self) -> None:
+        """The response came to its end. When this returns the exchange is as safe as the configuration asks: written,
+        or on the disk."""
+        segment, spool = self._segment, self._tee.spool
+        if self.outcome is None and segment is not None and spool is not None:
+            self._end("complete", None)
+            try:
+                await spool.flushed(segment)
+            finally:
+                spool.release(segment)
+            await spool.durable(segment)
+        else:
+            self.end("complete")
+
     def end(self, outcome: Outcome, error: str | None = None) -> None:
-        """How the exchange ended; on disk when this returns."""
+        """How the exchange ended; written when this returns."""
         if self.outcome is not None:
             return
-        self.outcome = outcome
+        self._end(outcome, error)
         segment, spool = self._segment, self._tee.spool
         if segment is not None and spool is not None:
+            spool.flush(segment)
+            spool.release(segment)
+
+    def _end(self, outcome: Outcome, error: str | None) -> None:
+        self.outcome = outcome
+        if self._segment is not None:
             lines = [
                 b"outcome: " + outcome.encode(),
                 b"request_bytes: %d %d" % (self.request_bytes, self._request_kept),
@@ -152,8 +177,6 @@ class Recording:
             if error:
                 lines.append(b"error: " + " ".join(error.split()).encode("utf-8", "replace"))
             self._append(b"end", b"\n".join(lines))
-            spool.flush(segment)
-            spool.release(segment)
         self._tee.metrics.ended(
             self._head.upstream,
             outcome,

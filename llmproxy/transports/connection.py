@@ -18,6 +18,8 @@ from llmproxy.headers import Header
 MAX_UNREAD_BYTES = 256 * 1024
 MAX_HEAD_BYTES = 64 * 1024
 MAX_INTERIM_RESPONSES = 16
+# Above this, joining costs more than a list for `writev`.
+JOINED_BYTES = 16 * 1024
 
 
 class Connection(asyncio.Protocol):
@@ -197,11 +199,14 @@ class Connection(asyncio.Protocol):
             and not self._poll.poll(0)
         )
 
-    def begin(self, method: str, data: bytes) -> None:
+    def begin(self, method: str, head: bytes, body: bytes) -> None:
         """Send a request's head and as much of its body as is known."""
         self._begin(method)
         assert self._transport is not None
-        self._transport.write(data)
+        if len(body) <= JOINED_BYTES:
+            self._transport.write(head + body)
+        else:
+            self._transport.writelines((head, body))
 
     async def write(self, data: bytes, timeout: float | None) -> None:
         """Send more of the body; waits while the upstream does not take it."""

@@ -14,6 +14,7 @@ import httpx2
 
 from llmproxy.transports.connection import Connection
 from llmproxy.transports.race import connect
+from llmproxy.transports.raw_headers import RawHeaders
 
 KEEPALIVE_SECONDS = 30.0
 
@@ -49,13 +50,13 @@ class HTTP1Transport(httpx2.AsyncBaseTransport):
         upload: asyncio.Task[None] | None = None
         try:
             if body is None:
-                connection.begin(request.method, head)
+                connection.begin(request.method, head, b"")
                 connection.sending = True
                 upload = asyncio.get_running_loop().create_task(
                     _upload(connection, request, chunked, timeout.get("write"))
                 )
             else:
-                connection.begin(request.method, head + body)
+                connection.begin(request.method, head, body)
             await connection.wait_head(timeout.get("read"))
         except BaseException:
             connection.abort()
@@ -64,7 +65,9 @@ class HTTP1Transport(httpx2.AsyncBaseTransport):
             raise
         stream = _ResponseStream(connection, timeout.get("read"), upload)
         extensions = {"http_version": b"HTTP/1.1", "reason_phrase": connection.reason}
-        return httpx2.Response(connection.status, headers=connection.headers, stream=stream, extensions=extensions)
+        response = httpx2.Response(connection.status, stream=stream, extensions=extensions)
+        response.headers = RawHeaders(connection.headers)
+        return response
 
     async def aclose(self) -> None:
         for pool in self._pools.values():
@@ -201,9 +204,9 @@ def _prepare(request: httpx2.Request) -> tuple[bytes, bytes | None, bool]:
     fields = request.headers.raw
     target: bytes = request.extensions.get("target") or request.url.raw_path
     lines: list[Any] = [b"%b %b HTTP/1.1" % (request.method.encode("ascii", "replace"), target)]
+    lines += [name + b": " + value for name, value in fields]
     framed = chunked = False
-    for name, value in fields:
-        lines.append(name + b": " + value)
+    for name, _ in fields:
         length = len(name)
         if length == 14 and name.lower() == b"content-length":
             framed = True

@@ -150,11 +150,16 @@ async def _relay(request: httpx2.Request, response: httpx2.Response, send: Send,
         # The head is all that the client gets, so the exchange is on disk before it.
         await recording.complete()
     reason = response.extensions.get("reason_phrase")
-    await send({"type": "http.response.start", "status": status, "headers": headers, "reason": reason})
+    start = {"type": "http.response.start", "status": status, "headers": headers, "reason": reason}
     if expected == 0:
+        await send(start)
         await send({"type": "http.response.body", "body": b"", "more_body": False})
         return
     stream = _body(response)
+    # The client gets the head as soon as it came; together with what came of the body in the same moment.
+    started = not getattr(stream, "ready", False)
+    if started:
+        await send(start)
     ended = False
     async for piece in stream:
         recording.response_body(piece)
@@ -165,11 +170,16 @@ async def _relay(request: httpx2.Request, response: httpx2.Response, send: Send,
         if ended:
             # Before the client has the last byte the exchange is on disk: promise 1.
             await recording.complete()
+        if not started:
+            started = True
+            await send(start)
         await send({"type": "http.response.body", "body": piece, "more_body": not ended})
     if not ended:
         if expected is not None:
             raise httpx2.RemoteProtocolError("the body is shorter than its Content-Length says")
         await recording.complete()
+        if not started:
+            await send(start)
         await send({"type": "http.response.body", "body": b"", "more_body": False})
 
 

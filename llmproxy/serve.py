@@ -1,5 +1,6 @@
 """Serving: the server process (or several), and the ingester beside it."""
 
+import gc
 import json
 import logging
 import multiprocessing
@@ -31,6 +32,7 @@ from llmproxy.upstreams import is_loopback, load_app
 # that closes it, and no request meets a connection that we are closing.
 KEEP_ALIVE_SECONDS = 75
 DRAIN_SECONDS = 10.0
+GC_THRESHOLD = 20_000
 
 logger = logging.getLogger("llmproxy")
 
@@ -167,6 +169,14 @@ def _server(config: Config) -> "Server":
 
 class Server(uvicorn.Server):
     """uvicorn's server, which ends well when told to: exit code 0, and at once on a second signal of any kind."""
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        # What was loaded until here stays, so the collector need not look at it ever again; and it looks at what is
+        # young less often, for hardly any of it is in a cycle. It took a tenth of a short request's time.
+        gc.collect()
+        gc.freeze()
+        gc.set_threshold(GC_THRESHOLD, 50, 100)
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         if self.should_exit:

@@ -248,6 +248,11 @@ class Connection(asyncio.Protocol):
         return piece
 
     @property
+    def readable(self) -> bool:
+        """Whether `read` would not wait."""
+        return bool(self._pieces) or self.complete
+
+    @property
     def ended(self) -> bool:
         """Whether the response is whole and all of it was read."""
         return self.complete and not self._pieces

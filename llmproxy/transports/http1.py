@@ -161,6 +161,11 @@ class _ResponseStream(httpx2.AsyncByteStream):
         self.ended = False
         """Whether the last piece has been handed out: no need to ask for another to know."""
 
+    @property
+    def ready(self) -> bool:
+        """Whether the next piece, or the end, is at hand."""
+        return self._connection is None or self._connection.readable
+
     def __aiter__(self) -> AsyncIterator[bytes]:
         return self
 

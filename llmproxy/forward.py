@@ -9,7 +9,7 @@ import asyncio
 import logging
 from collections import deque
 from collections.abc import AsyncIterator, MutableMapping
-from typing import Any
+from typing import Any, cast
 
 import httpx2
 
@@ -39,16 +39,18 @@ class Forward:
 
     async def __call__(self, scope: MutableMapping[str, Any], receive: Receive, send: Send, caller: Caller) -> None:
         """Forward one ASGI request. Raises `ProxyError` while nothing was sent, `ResponseCut` after that."""
+        client = client_of(scope)
         headers = scope["headers"]
         if (get(headers, b"upgrade") or b"").lower() == b"websocket":
             raise ProxyError("upgrade_required", "WebSockets are not relayed yet; use the HTTP API")
         upstream, path = self._upstreams.resolve(scope["raw_path"])
         raw_path, query = scope["raw_path"], scope["query_string"]
-        question = b"?" + query if query or _asks_for_nothing(scope) else b""
+        # An empty query, which ASGI's scope does not tell from none, is passed on too.
+        question = b"?" + query if query or (client is not None and client.target.endswith(b"?")) else b""
         target = raw_path + question
         recording = self._begin(RequestHead(upstream.name, caller.client, scope["method"], target, headers))
         try:
-            await self._exchange(scope, receive, send, caller, upstream, path + question, recording)
+            await self._exchange(scope, receive, send, caller, client, upstream, path + question, recording)
         except ProxyError:
             recording.end("refused")
             raise
@@ -74,6 +76,7 @@ class Forward:
         receive: Receive,
         send: Send,
         caller: Caller,
+        client: Client | None,
         upstream: Upstream,
         target: bytes,
         recording: Recording,
@@ -85,7 +88,6 @@ class Forward:
         body = message.get("body", b"")
         recording.request_body(body)
         upload = _Upload(body, recording) if message.get("more_body", False) else None
-        client = client_of(scope)
         fields = client.fields if client is not None else scope["headers"]
         request = _request(scope["method"], fields, upstream, target, caller, upload or httpx2.ByteStream(body))
         task = client.task if client is not None else asyncio.current_task()
@@ -114,12 +116,6 @@ class Forward:
                 await _body(response).aclose()
 
 
-def _asks_for_nothing(scope: MutableMapping[str, Any]) -> bool:
-    """Whether the target ends with an empty query, which ASGI's scope does not tell from none."""
-    client = client_of(scope)
-    return client is not None and client.target.endswith(b"?")
-
-
 def _request(
     method: str,
     fields: Headers,
@@ -133,10 +129,26 @@ def _request(
     if get(fields, b"transfer-encoding") is not None:
         headers.append((b"transfer-encoding", b"chunked"))
     extensions = {"timeout": upstream.timeout, "target": target or b"/"}
-    request = httpx2.Request("GET", upstream.url, stream=stream, extensions=extensions)
-    request.method = method  # the constructor would change its case; methods are case-sensitive
-    request.headers = RawHeaders(headers)
-    return request
+    return _Request(method, upstream.url, RawHeaders(headers), stream, extensions)
+
+
+class _Request(httpx2.Request):
+    """A request of parts that are known to be good: httpx2's constructor copies each, and changes the method's case,
+    but methods are case-sensitive."""
+
+    def __init__(
+        self,
+        method: str,
+        url: httpx2.URL,
+        headers: httpx2.Headers,
+        stream: httpx2.AsyncByteStream,
+        extensions: dict[str, Any],
+    ) -> None:
+        self.method = method
+        self.url = url
+        self.headers = headers
+        self.stream = stream
+        self.extensions = extensions
 
 
 async def _relay(request: httpx2.Request, response: httpx2.Response, send: Send, recording: Recording) -> None:
@@ -184,8 +196,7 @@ async def _relay(request: httpx2.Request, response: httpx2.Response, send: Send,
 
 
 def _body(response: httpx2.Response) -> httpx2.AsyncByteStream:
-    assert isinstance(response.stream, httpx2.AsyncByteStream)
-    return response.stream
+    return cast(httpx2.AsyncByteStream, response.stream)  # a check costs more here than all the rest of this function
 
 
 def _content_length(response: httpx2.Response) -> int | None:

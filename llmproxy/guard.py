@@ -51,18 +51,12 @@ class Guard:
 
         `open_to_all`: the path needs no client's key (health).
         """
-        origin = site = host = None
-        for name, value in headers:
-            if name == b"host":
-                host = value
-            elif name == b"origin":
-                origin = value
-            elif name == b"sec-fetch-site":
-                site = value
+        fields = dict(headers)
+        origin, host = fields.get(b"origin"), fields.get(b"host")
         # The origin comes first: a page's request is foreign whatever name it used for us.
         if origin is not None:
             self._check_origin(origin, host)
-        elif site == b"cross-site":
+        elif fields.get(b"sec-fetch-site") == b"cross-site":
             raise ProxyError("origin_refused", "a web page of another site sent this request (Sec-Fetch-Site)")
         if self._check_host:
             self._admit_host(host)

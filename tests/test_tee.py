@@ -12,6 +12,7 @@ import pytest
 from llmproxy.capture import spool
 from llmproxy.capture.spool import SpoolWriter
 from llmproxy.capture.tee import RequestHead, Tee
+from llmproxy.headers import SecretNames
 from llmproxy.metrics import Metrics
 from tests.proxy import proxy_in_thread
 from tests.raw_upstream import answer, raw_upstream
@@ -24,7 +25,7 @@ def head(target: bytes = b"/v1/x", *headers: tuple[bytes, bytes]) -> RequestHead
 
 def test_credentials_are_never_written(tmp_path: Path) -> None:
     def test(tee: Tee, writer: SpoolWriter) -> None:
-        tee.redact = frozenset((b"x-mine",))
+        tee.secret_names = SecretNames(frozenset((b"x-mine",)))
         secrets = [(b"authorization", b"Bearer sk-1"), (b"x-mine", b"sk-2"), (b"X-Mine", b"sk-3"), (b"x-a", b"kept")]
         recording = tee.begin(head(b"/v1/x?api_key=sk-4&a=kept", *secrets))
         recording.response(200, [(b"Set-Cookie", b"session=sk-5"), (b"X-Mine", b"sk-6")])

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from llmproxy.capture.exchange import ExchangeIds, Outcome
 from llmproxy.capture.spool import Segment, SpoolError, SpoolWriter
-from llmproxy.headers import Headers, redact_headers, redact_query
+from llmproxy.headers import REDACTED, Headers, SecretNames, redact_query
 from llmproxy.metrics import Metrics
 
 
@@ -38,7 +38,7 @@ class Tee:
         self.spool = spool
         self.metrics = metrics
         self.max_body_bytes = max_body_bytes
-        self.redact = redact
+        self.secret_names = SecretNames(redact)
         self.ids = ExchangeIds()
 
     def begin(self, head: RequestHead) -> "Recording":
@@ -99,7 +99,7 @@ class Recording:
         if head.client is not None:
             lines.append(b"client: " + head.client.encode())
         lines += (b"", b"%b %b HTTP/1.1" % (head.method.encode(), path + question + redact_query(query)))
-        lines += [name + b": " + value for name, value in redact_headers(head.headers, self._tee.redact)]
+        lines += self._redacted(head.headers)
         self._append(b"request", b"\n".join(lines))
 
     async def flushed(self) -> None:
@@ -131,7 +131,7 @@ class Recording:
         self.status = status
         if self._segment is not None:
             lines = [b"HTTP/1.1 %d" % status]
-            lines += [name + b": " + value for name, value in redact_headers(headers, self._tee.redact)]
+            lines += self._redacted(headers)
             self._append(b"response", b"\n".join(lines))
 
     def response_body(self, piece: bytes) -> None:
@@ -191,9 +191,14 @@ class Recording:
         if self._segment is not None and self._tee.spool is not None:
             await self._tee.spool.durable(self._segment)
 
+    def _redacted(self, headers: Headers) -> list[bytes]:
+        secret = self._tee.secret_names
+        return [name + b": " + (REDACTED if secret[name] else value) for name, value in headers]
+
     def _append(self, kind: bytes, payload: bytes) -> None:
         assert self._segment is not None and self._tee.spool is not None
-        self._tee.spool.append(self._segment, kind, self._id, self._elapsed_us(), payload)
+        elapsed = (time.monotonic_ns() - self._started) // 1000
+        self._tee.spool.append(self._segment, kind, self._id, elapsed, payload)
 
     def _elapsed_us(self) -> int:
         return (time.monotonic_ns() - self._started) // 1000

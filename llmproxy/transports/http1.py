@@ -17,6 +17,7 @@ from llmproxy.transports.race import connect
 from llmproxy.transports.raw_headers import RawHeaders
 
 KEEPALIVE_SECONDS = 30.0
+MAX_KNOWN_URLS = 256
 
 
 class HTTP1Transport(httpx2.AsyncBaseTransport):
@@ -37,13 +38,10 @@ class HTTP1Transport(httpx2.AsyncBaseTransport):
         self._ssl_context = ssl_context
         self._keepalive_expiry = keepalive_expiry
         self._pools: dict[tuple[str, str, int | None], _Pool] = {}
+        self._known: dict[int, tuple[httpx2.URL, _Pool]] = {}
 
     async def handle_async_request(self, request: httpx2.Request) -> httpx2.Response:
-        url = request.url
-        origin = (url.scheme, url.host, url.port)
-        pool = self._pools.get(origin)
-        if pool is None:
-            pool = self._pools[origin] = self._pool(*origin)
+        pool = self._pool_of(request.url)
         timeout = request.extensions.get("timeout") or {}
         head, body, chunked = _prepare(request)
         connection = pool.take() or await pool.open(timeout.get("connect"))
@@ -73,7 +71,22 @@ class HTTP1Transport(httpx2.AsyncBaseTransport):
         for pool in self._pools.values():
             pool.close()
         self._pools.clear()
+        self._known.clear()
         await asyncio.sleep(0)  # so that the transports close their sockets while there is a loop to do it
+
+    def _pool_of(self, url: httpx2.URL) -> "_Pool":
+        # An upstream's URL is the same object each time, and to ask it for its parts costs more than to know it again.
+        known = self._known.get(id(url))
+        if known is not None and known[0] is url:
+            return known[1]
+        origin = (url.scheme, url.host, url.port)
+        pool = self._pools.get(origin)
+        if pool is None:
+            pool = self._pools[origin] = self._pool(*origin)
+        if len(self._known) >= MAX_KNOWN_URLS:
+            self._known.clear()
+        self._known[id(url)] = (url, pool)
+        return pool
 
     def _pool(self, scheme: str, host: str, port: int | None) -> "_Pool":
         if scheme not in ("http", "https"):
@@ -217,7 +230,7 @@ def _prepare(request: httpx2.Request) -> tuple[bytes, bytes | None, bool]:
             framed = True
         elif length == 17 and name.lower() == b"transfer-encoding":
             framed = chunked = True
-    body = b"".join(request.stream) if isinstance(request.stream, httpx2.ByteStream) else None
+    body = next(iter(request.stream)) if isinstance(request.stream, httpx2.ByteStream) else None
     if not framed and body is None:
         chunked = True
         lines.append(b"Transfer-Encoding: chunked")

@@ -6,7 +6,7 @@ import logging
 from collections.abc import Awaitable, Callable, MutableMapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from llmproxy.headers import Header
+from llmproxy.headers import Header, get
 
 if TYPE_CHECKING:
     from llmproxy.server.protocol import HTTPProtocol
@@ -32,12 +32,12 @@ class Cycle:
         "_disconnected",
         "_ended",
         "_expects_continue",
-        "_flushing",
+        "_has_body",
         "_head",
+        "_http_1_0",
         "_left",
         "_pieces",
         "_protocol",
-        "_scope",
         "_started",
         "_told",
         "_transport",
@@ -55,16 +55,16 @@ class Cycle:
     def __init__(
         self,
         protocol: "HTTPProtocol",
-        scope: dict[str, Any],
         target: bytes,
         fields: list[Header],
         *,
+        to_head: bool,
+        http_1_0: bool,
         keep_alive: bool,
         expects_continue: bool,
     ) -> None:
         self._protocol = protocol
         self._transport = protocol.transport
-        self._scope = scope
         self.target = target
         self.fields = fields
         self.on_disconnect: Callable[[], None] | None = None
@@ -82,7 +82,8 @@ class Cycle:
         self._started = False
         self._ended = False
         self._head = b""
-        self._flushing = False
+        self._has_body = not to_head  # the response; that to HEAD has none, whatever its fields say
+        self._http_1_0 = http_1_0
         self._chunked = False
         self._left: int | None = None  # of a body whose length was announced
 
@@ -113,10 +114,10 @@ class Cycle:
         if self.on_disconnect is not None:
             self.on_disconnect()
 
-    async def run(self, app: ASGI) -> None:
+    async def run(self, app: ASGI, scope: MutableMapping[str, Any]) -> None:
         """Run the app. Whatever it does, the client gets a whole response or a broken connection."""
         try:
-            await app(self._scope, self.receive, self.send)
+            await app(scope, self.receive, self.send)
         except asyncio.CancelledError:  # the server's, at the end of its grace
             self._fail()
             raise
@@ -171,10 +172,8 @@ class Cycle:
 
     def _length(self) -> int:
         """The announced length of the request's body, or more than is taken whole where it is not known."""
-        for name, value in self._scope["headers"]:
-            if name == b"content-length":
-                return int(value)
-        return WHOLE_BODY_BYTES + 1
+        length = get(self.fields, b"content-length")
+        return int(length) if length is not None else WHOLE_BODY_BYTES + 1
 
     async def _wait(self) -> None:
         waiter = self._waiter = self._protocol.loop.create_future()
@@ -196,14 +195,14 @@ class Cycle:
                 self._chunked = value.lower() == b"chunked"
             elif length == 10 and name.lower() == b"connection" and b"close" in value.lower():
                 closes = True
-        if self._scope["method"] == "HEAD" or status in (204, 304):
+        if not self._has_body or status in (204, 304):
             self._left, self._chunked = 0, False
         elif self._left is None and not self._chunked:
-            if self._scope["http_version"] == "1.1":
+            if self._http_1_0:
+                self.keep_alive = False  # the end of the body is the connection's
+            else:
                 self._chunked = True
                 headers.append((b"transfer-encoding", b"chunked"))
-            else:
-                self.keep_alive = False  # its end is the connection's
         if closes:
             self.keep_alive = False
         elif not self.keep_alive:
@@ -221,7 +220,7 @@ class Cycle:
 
     def _body(self, body: bytes, more_body: bool) -> None:
         head, self._head = self._head, b""
-        if self._scope["method"] == "HEAD":
+        if not self._has_body:
             body = b""
         if self._chunked:
             end = b"" if more_body else b"0\r\n\r\n"

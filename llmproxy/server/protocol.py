@@ -56,7 +56,7 @@ class HTTPProtocol(asyncio.Protocol):
         self._parser = httptools.HttpRequestParser(self)
         self._receiving: Cycle | None = None  # whose body is being read
         self._answering: Cycle | None = None  # whose app runs
-        self._waiting: deque[Cycle] = deque()  # behind it (pipelining, RFC 9112 section 9.3.2)
+        self._waiting: deque[tuple[Cycle, dict[str, Any]]] = deque()  # behind it (pipelining, RFC 9112 section 9.3.2)
         self._refused = False  # nothing that comes is read any more
         self._ending = False
         self._url = b""
@@ -181,18 +181,19 @@ class HTTPProtocol(asyncio.Protocol):
             scope["http_version"] = http_version
         cycle = Cycle(
             self,
-            scope,
             self._url,
             self._fields,
+            to_head=scope["method"] == "HEAD",
+            http_1_0=http_version == "1.0",
             keep_alive=http_version == "1.1" and parser.should_keep_alive(),
             expects_continue=self._expects,
         )
         scope["extensions"] = {EXTENSION: cycle}
         self._receiving = cycle
         if self._answering is None:
-            self._start(cycle)
+            self._start(cycle, scope)
         else:
-            self._waiting.append(cycle)
+            self._waiting.append((cycle, scope))
             self.pause_reading()
 
     def on_body(self, body: bytes) -> None:
@@ -235,7 +236,7 @@ class HTTPProtocol(asyncio.Protocol):
             self.transport.close()
             return
         if self._waiting:
-            self._start(self._waiting.popleft())
+            self._start(*self._waiting.popleft())
         if not self._waiting and not self._refused:
             self._since = self.loop.time()
             self.resume_reading()
@@ -250,13 +251,13 @@ class HTTPProtocol(asyncio.Protocol):
 
     # -- within
 
-    def _start(self, cycle: Cycle) -> None:
+    def _start(self, cycle: Cycle, scope: dict[str, Any]) -> None:
         self._answering = cycle
         app = self.app
         limit = self._limit_concurrency
         if limit is not None and (len(self._server_state.connections) >= limit or len(self.tasks) >= limit):
             app = _service_unavailable
-        task = cycle.task = self.loop.create_task(cycle.run(app))
+        task = cycle.task = self.loop.create_task(cycle.run(app, scope))
         self.tasks.add(task)
 
     def _refuse(self, error: ProxyError) -> None:
@@ -269,7 +270,7 @@ class HTTPProtocol(asyncio.Protocol):
             if self._receiving is self._answering:
                 self.transport.abort()  # its body is broken, so its request is
             else:
-                self._waiting.remove(self._receiving)
+                self._waiting.pop()  # it came last
         self._refuse_more()
 
     def _refuse_more(self) -> None:

@@ -77,21 +77,21 @@ def proxy_in_thread(tmp_path: Path, *, loop: str = "uvloop", **settings: Any) ->
 
 
 @contextmanager
-def app_in_thread(app: Any, *, loop: str = "uvloop", grace: float = 5) -> Iterator[int]:
-    """Serve any ASGI app on a free port."""
+def app_in_thread(app: Any, *, loop: str = "uvloop", grace: float = 5, **settings: Any) -> Iterator[int]:
+    """Serve any ASGI app on a free port; `settings` are uvicorn's."""
     sock = listen(Config(port=0))
     set_up_logging()
     server = Server(
         uvicorn.Config(
             app,
             loop=loop,
-            http=HTTPProtocol,
             ws="none",
             log_config=None,
             access_log=False,
             server_header=False,
             date_header=False,
             timeout_graceful_shutdown=grace,  # type: ignore[arg-type]
+            **{"http": HTTPProtocol, **settings},
         )
     )
     server.capture_signals = _no_signals  # type: ignore[method-assign]

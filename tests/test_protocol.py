@@ -28,13 +28,16 @@ async def echo(scope: Any, receive: Any, send: Any) -> None:
     """Answers with method, target and body."""
     if scope["type"] != "http":
         return
-    body, more = b"", True
+    body, more = [], True
     while more:
         message = await receive()
         if message["type"] == "http.disconnect":
             return
-        body, more = body + message["body"], message["more_body"]
-    text = b"%b %b %b" % (scope["method"].encode(), client_of(scope).target, body)  # type: ignore[union-attr]
+        body.append(message["body"])
+        more = message["more_body"]
+    client = client_of(scope)
+    assert client is not None
+    text = b"%b %b %b" % (scope["method"].encode(), client.target, b"".join(body))
     await send({"type": "http.response.start", "status": 200, "headers": [(b"Content-Length", b"%d" % len(text))]})
     await send({"type": "http.response.body", "body": text})
 
@@ -101,7 +104,8 @@ class Wire(asyncio.Transport):
 
 REQUESTS = (
     b"POST /a?x=%20 HTTP/1.1\r\nHost: h\r\nContent-Length: 5\r\n\r\nhello"
-    b"POST /b? HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\n\r\n3;ext=1\r\nabc\r\n4\r\ndefg\r\n0\r\nX-T: 1\r\n\r\n"
+    b"POST /b? HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\n\r\n"
+    b"3;ext=1\r\nabc\r\n4\r\ndefg\r\n0\r\nX-T: 1\r\n\r\n"
     b"GET /c HTTP/1.1\r\nHost: h\r\n\r\n"
     b"\r\nPUT /d HTTP/1.1\r\nHost: h\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
 )
@@ -172,42 +176,40 @@ def test_pipelined_requests_are_answered_in_order_by_one_app_at_a_time() -> None
     ]
 
 
-@pytest.mark.parametrize(
-    ("rubbish", "status"),
-    [
-        (b"rubbish\r\n\r\n", 400),
-        (b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03", 400),
-        (b"GET / HTTP/3.7\r\nHost: h\r\n\r\n", 400),
-        (b"GET /\xff HTTP/1.1\r\nHost: h\r\n\r\n", 400),
-        (b"CONNECT h:443 HTTP/1.1\r\nHost: h\r\n\r\n", 400),
-        (b"GET / HTTP/1.1\r\nHost : h\r\n\r\n", 400),
-        (b"GET / HTTP/1.1\r\nHost: h\r\nX: a\0b\r\n\r\n", 400),
-        (b"GET / HTTP/1.1\r\nHost: h\r\n folded: 1\r\nX\r\n\r\n", 400),
-        # RFC 9112 section 6.3: two framings are how requests are smuggled.
-        (b"POST / HTTP/1.1\r\nHost: h\r\nContent-Length: 3\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n", 400),
-        (b"POST / HTTP/1.1\r\nHost: h\r\nContent-Length: 3\r\nContent-Length: 4\r\n\r\nabcd", 400),
-        (b"POST / HTTP/1.1\r\nHost: h\r\nContent-Length: -1\r\n\r\n", 400),
-        (b"POST / HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked, identity\r\n\r\n0\r\n\r\n", 400),
-        (b"GET /" + b"x" * MAX_HEAD_BYTES + b" HTTP/1.1\r\nHost: h\r\n\r\n", 431),
-        (b"GET / HTTP/1.1\r\n" + b"X-Y: z\r\n" * 10_000 + b"\r\n", 431),
-        (b"GET / HTTP/1.1\r\nX-Y: " + b"z" * 10_000_000, 431),
-    ],
-)
-def test_what_is_no_request_is_refused_and_the_neighbour_is_served(rubbish: bytes, status: int) -> None:
-    with app_in_thread(echo) as port:
-        with socket.create_connection(("127.0.0.1", port), timeout=20) as sock:
-            neighbour = socket.create_connection(("127.0.0.1", port), timeout=20)
-            try:
-                sock.sendall(rubbish)
-            except ConnectionError:
-                pass  # it does not read us to the end
-            got = read_all(sock)
-        assert got == b"" or got.startswith(b"HTTP/1.1 %d " % status), got[:200]
-        assert got or len(rubbish) > 1_000_000, "only what is sent on after the answer may reset it"
-        assert got.count(b"HTTP/1.1 ") <= 1
-        with neighbour:
-            neighbour.sendall(b"GET /n HTTP/1.1\r\nHost: h\r\nConnection: close\r\n\r\n")
-            assert read_all(neighbour).endswith(b"GET /n ")
+REFUSED: list[tuple[bytes, int]] = [
+    (b"rubbish\r\n\r\n", 400),
+    (b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03", 400),
+    (b"GET / HTTP/3.7\r\nHost: h\r\n\r\n", 400),
+    (b"GET /\xff HTTP/1.1\r\nHost: h\r\n\r\n", 400),
+    (b"CONNECT h:443 HTTP/1.1\r\nHost: h\r\n\r\n", 400),
+    (b"GET / HTTP/1.1\r\nHost : h\r\n\r\n", 400),
+    (b"GET / HTTP/1.1\r\nHost: h\r\nX: a\0b\r\n\r\n", 400),
+    (b"GET / HTTP/1.1\r\nHost: h\r\n folded: 1\r\nX\r\n\r\n", 400),
+    # RFC 9112 section 6.3: two framings are how requests are smuggled.
+    (b"POST / HTTP/1.1\r\nHost: h\r\nContent-Length: 3\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n", 400),
+    (b"POST / HTTP/1.1\r\nHost: h\r\nContent-Length: 3\r\nContent-Length: 4\r\n\r\nabcd", 400),
+    (b"POST / HTTP/1.1\r\nHost: h\r\nContent-Length: -1\r\n\r\n", 400),
+    (b"POST / HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked, identity\r\n\r\n0\r\n\r\n", 400),
+    (b"GET /" + b"x" * MAX_HEAD_BYTES + b" HTTP/1.1\r\nHost: h\r\n\r\n", 431),
+    (b"GET / HTTP/1.1\r\n" + b"X-Y: z\r\n" * 10_000 + b"\r\n", 431),
+    (b"GET / HTTP/1.1\r\nX-Y: " + b"z" * 10_000_000, 431),
+]
+
+
+def test_what_is_no_request_is_refused_and_the_neighbour_is_served() -> None:
+    with app_in_thread(echo) as port, socket.create_connection(("127.0.0.1", port), timeout=20) as neighbour:
+        for rubbish, status in REFUSED:
+            with socket.create_connection(("127.0.0.1", port), timeout=20) as sock:
+                try:
+                    sock.sendall(rubbish)
+                except ConnectionError:
+                    pass  # it does not read us to the end
+                got = read_all(sock)
+            assert got == b"" or got.startswith(b"HTTP/1.1 %d " % status), (rubbish[:80], got[:200])
+            assert got or len(rubbish) > 1_000_000, "only what is sent on after the answer may reset it"
+            assert got.count(b"HTTP/1.1 ") <= 1
+            neighbour.sendall(b"GET /n HTTP/1.1\r\nHost: h\r\n\r\n")
+            assert read_until(neighbour, b"GET /n ").startswith(b"HTTP/1.1 200 ")
 
 
 def test_rubbish_behind_a_request_does_not_harm_its_answer() -> None:
@@ -387,14 +389,14 @@ def test_an_app_that_does_not_read_holds_the_client_back() -> None:
             await asyncio.to_thread(go.wait)
             await echo(scope, receive, send)
 
-    size = 64 * 1024 * 1024
+    size = 32 * 1024 * 1024
     with connected(app) as sock:
         sock.sendall(b"POST / HTTP/1.1\r\nHost: h\r\nContent-Length: %d\r\nConnection: close\r\n\r\n" % size)
         sock.setblocking(False)
         sent = 0
         try:
             for _ in range(size // 65536):
-                deadline = time.monotonic() + 1
+                deadline = time.monotonic() + 0.3
                 while time.monotonic() < deadline:
                     try:
                         sent += sock.send(b"x" * min(65536, size - sent))

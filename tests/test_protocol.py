@@ -49,13 +49,13 @@ def connected(app: Any, **settings: Any) -> Iterator[socket.socket]:
 
 
 def read_all(sock: socket.socket) -> bytes:
-    data = b""
+    pieces = []
     try:
-        while piece := sock.recv(65536):
-            data += piece
+        while piece := sock.recv(1 << 20):
+            pieces.append(piece)
     except ConnectionResetError:
         pass
-    return data
+    return b"".join(pieces)
 
 
 def read_until(sock: socket.socket, end: bytes) -> bytes:

@@ -156,7 +156,7 @@ class Cycle:
 
     async def send(self, message: MutableMapping[str, Any]) -> None:
         while (drained := self._protocol.drained) is not None and not self._disconnected:
-            await asyncio.shield(drained)
+            await asyncio.shield(drained)  # others may wait for it too
         if self._disconnected:
             return
         if not self._started:

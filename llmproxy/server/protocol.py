@@ -67,7 +67,8 @@ class HTTPProtocol(asyncio.Protocol):
         self._head_bytes = 0
         self._since = self.loop.time()  # when what is waited for began to be waited for
         self._timer: asyncio.TimerHandle | None = None
-        self._drained: asyncio.Future[None] | None = None
+        self.drained: asyncio.Future[None] | None = None
+        """What to wait for before more is written."""
         self._reading_paused = False
 
     # -- asyncio.Protocol
@@ -127,10 +128,10 @@ class HTTPProtocol(asyncio.Protocol):
         self._waiting.clear()
 
     def pause_writing(self) -> None:
-        self._drained = self.loop.create_future()
+        self.drained = self.loop.create_future()
 
     def resume_writing(self) -> None:
-        drained, self._drained = self._drained, None
+        drained, self.drained = self.drained, None
         if drained is not None and not drained.done():
             drained.set_result(None)
 
@@ -208,11 +209,6 @@ class HTTPProtocol(asyncio.Protocol):
             cycle.received()
 
     # -- for the cycle
-
-    @property
-    def drained(self) -> "asyncio.Future[None] | None":
-        """What to wait for before more is written."""
-        return self._drained
 
     def pause_reading(self) -> None:
         if not self._reading_paused:

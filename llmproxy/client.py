@@ -17,6 +17,9 @@ class Client(Protocol):
     - `on_disconnect`: called once when the client goes away before its response is complete, so that nobody needs a
       task that waits in `receive` for it. Set it in the step in which the end of the body was received.
     - `task`: what runs the app.
+
+    In turn its `http.response.start` may say, besides what ASGI has: `reason`, the reason phrase as bytes, and
+    `with_body`, that a piece of the body is sent in the same step, so that the head can wait for it.
     """
 
     target: bytes

@@ -163,13 +163,14 @@ async def _relay(request: httpx2.Request, response: httpx2.Response, send: Send,
         await recording.complete()
     reason = response.extensions.get("reason_phrase")
     start = {"type": "http.response.start", "status": status, "headers": headers, "reason": reason}
+    stream = _body(response)
+    # The client gets the head as soon as it came; together with what came of the body in the same moment.
+    started = expected != 0 and not getattr(stream, "ready", False)
+    start["with_body"] = not started
     if expected == 0:
         await send(start)
         await send({"type": "http.response.body", "body": b"", "more_body": False})
         return
-    stream = _body(response)
-    # The client gets the head as soon as it came; together with what came of the body in the same moment.
-    started = not getattr(stream, "ready", False)
     if started:
         await send(start)
     ended = False

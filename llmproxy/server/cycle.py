@@ -210,8 +210,9 @@ class Cycle:
         self._head = response_head(status, message.get("reason"), headers)
         self._started = True
         self._expects_continue = False
-        # What the app sends at once goes with the head; where it waits, the head goes alone.
-        self._protocol.loop.call_soon(self._flush_head)
+        if not message.get("with_body"):
+            # What the app sends at once goes with the head; where it waits, the head goes alone.
+            self._protocol.loop.call_soon(self._flush_head)
 
     def _flush_head(self) -> None:
         if self._head and not self._disconnected:

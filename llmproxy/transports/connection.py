@@ -230,13 +230,17 @@ class Connection(asyncio.Protocol):
 
     async def read(self, timeout: float | None) -> bytes:
         """What has come of the body since the last call; b"" at its end. Raises what went wrong."""
-        while not self._pieces:
-            if self.complete:
-                self.finish()
-                return b""
+        while not self.readable:
             if self.failure is not None:
                 raise self.failure
             await self._wait(timeout)
+        return self.take()
+
+    def take(self) -> bytes:
+        """What `read` gives, where it would not wait."""
+        if not self._pieces:
+            self.finish()
+            return b""
         piece = self._pieces[0] if len(self._pieces) == 1 else b"".join(self._pieces)
         self._pieces = []
         self._unread = 0

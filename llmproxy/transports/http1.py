@@ -186,7 +186,7 @@ class _ResponseStream(httpx2.AsyncByteStream):
         connection = self._connection
         if connection is None:
             raise StopAsyncIteration
-        piece = await connection.read(self._timeout)
+        piece = connection.take() if connection.readable else await connection.read(self._timeout)
         if connection.ended:
             self.ended = True
             self._let_go()
@@ -230,7 +230,7 @@ def _prepare(request: httpx2.Request) -> tuple[bytes, bytes | None, bool]:
             framed = True
         elif length == 17 and name.lower() == b"transfer-encoding":
             framed = chunked = True
-    body = next(iter(request.stream)) if isinstance(request.stream, httpx2.ByteStream) else None
+    body = next(iter(request.stream)) if type(request.stream) is httpx2.ByteStream else None
     if not framed and body is None:
         chunked = True
         lines.append(b"Transfer-Encoding: chunked")

@@ -82,6 +82,7 @@ class App:
             self.metrics,
             max_body_bytes=capture.max_body_bytes,
             redact=frozenset(name.lower().encode() for name in capture.redact_headers),
+            required=capture.on_spool_error == "refuse",
         )
         async with self._open_upstreams(self._config) as upstreams:
             self._forward = self._make_forward(upstreams, tee)

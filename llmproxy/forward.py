@@ -100,6 +100,9 @@ class Forward:
         except httpx2.TransportError as exc:
             if recording.outcome is None:
                 _fail(exc, upstream, recording, response_started=response is not None)
+        except SpoolError as exc:
+            # Only where what cannot be recorded is refused: without its last byte the client knows that it failed.
+            raise ResponseCut(str(exc)) from exc
         except asyncio.CancelledError:
             # The watch's cancelling ends here; the server's own, at the end of its grace, goes on.
             if not watch.client_gone or task.uncancel() > 0:
@@ -143,7 +146,10 @@ async def _relay(request: httpx2.Request, response: httpx2.Response, send: Send,
     if expected == 0:
         # The head is all that the client gets, so the exchange is on disk before it.
         recording.end("complete")
-        await recording.durable()
+        try:
+            await recording.durable()
+        except SpoolError as exc:
+            raise ProxyError("spool_unavailable", f"{exc}, and capture.on_spool_error is refuse") from exc
     await send({"type": "http.response.start", "status": status, "headers": headers})
     if expected == 0:
         await send({"type": "http.response.body", "body": b"", "more_body": False})

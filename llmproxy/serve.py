@@ -5,6 +5,7 @@ import logging
 import multiprocessing
 import multiprocessing.process
 import os
+import resource
 import signal
 import socket
 import subprocess
@@ -24,12 +25,15 @@ from llmproxy.app import App
 from llmproxy.capture.spool import make_folder
 from llmproxy.config import CaptureConfig, Config, ConfigError
 from llmproxy.errors import ResponseCut
+from llmproxy.protocol import BoundedProtocol
 from llmproxy.upstreams import is_loopback, load_app
 
 # Longer than what clients' pools keep an idle connection for (httpx 5 s, browsers 60 s or so): it is then the client
 # that closes it, and no request meets a connection that we are closing.
 KEEP_ALIVE_SECONDS = 75
 DRAIN_SECONDS = 10.0
+OPEN_FILES = 65536
+END_AT_ONCE = signal.SIGUSR1  # a second signal, from the parent to its workers
 
 logger = logging.getLogger("llmproxy")
 
@@ -115,8 +119,17 @@ def end_well_when_told() -> None:
         signal.signal(sig, end)
 
 
+def allow_many_connections() -> None:
+    """Lift the limit on open files as far as the system lets us: the usual 1024 is about 500 exchanges in flight."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = OPEN_FILES if hard == resource.RLIM_INFINITY else min(hard, OPEN_FILES)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+
+
 def serve(config: Config, sock: socket.socket) -> None:
     """Serve until told to end, with an ingester beside where capture is active. Raises `ServeError`."""
+    allow_many_connections()
     ingester = IngesterProcess(config.capture) if config.capture.active else None
     if ingester is not None:
         ingester.start()
@@ -133,7 +146,7 @@ def _run_server(config: Config, sock: socket.socket) -> bool:
     """Returns whether a second signal asked to end at once."""
     if config.workers > 1:
         return Workers(config, sock).run()
-    server = _server(config)
+    server = Server(_server_config(config))
     try:
         server.run(sockets=[sock])
     except SystemExit as exc:  # uvicorn's way to say that the app's lifespan failed
@@ -144,23 +157,21 @@ def _run_server(config: Config, sock: socket.socket) -> bool:
     return server.force_exit
 
 
-def _server(config: Config) -> "Server":
-    return Server(
-        uvicorn.Config(
-            App(config),
-            http="httptools",
-            loop="uvloop",
-            ws="none",
-            lifespan="on",
-            log_config=None,
-            access_log=False,
-            proxy_headers=False,
-            server_header=False,
-            date_header=False,
-            timeout_keep_alive=KEEP_ALIVE_SECONDS,
-            timeout_graceful_shutdown=config.shutdown_grace,  # type: ignore[arg-type]  # a float serves too
-            backlog=4096,
-        )
+def _server_config(config: Config) -> uvicorn.Config:
+    return uvicorn.Config(
+        App(config),
+        http=BoundedProtocol,
+        loop="uvloop",
+        ws="none",
+        lifespan="on",
+        log_config=None,
+        access_log=False,
+        proxy_headers=False,
+        server_header=False,
+        date_header=False,
+        timeout_keep_alive=KEEP_ALIVE_SECONDS,
+        timeout_graceful_shutdown=config.shutdown_grace,  # type: ignore[arg-type]  # a float serves too
+        backlog=4096,
     )
 
 
@@ -185,6 +196,16 @@ class Server(uvicorn.Server):
         finally:
             for sig, handler in before.items():
                 signal.signal(sig, handler)
+
+
+class WorkerServer(Server):
+    """A worker's server. Only its parent tells it to end at once: systemd sends its one SIGTERM to every process of a
+    service, so that one more comes from the parent (systemd.kill(5), KillMode=control-group)."""
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        if sig == END_AT_ONCE:
+            self.force_exit = True
+        self.should_exit = True
 
 
 class Workers:
@@ -219,7 +240,8 @@ class Workers:
             while told < min(self._signals, 2):
                 told += 1
                 for worker in alive:
-                    worker.terminate()
+                    assert worker.pid is not None
+                    os.kill(worker.pid, signal.SIGTERM if told == 1 else END_AT_ONCE)
             os.read(woken, 1) if woken in wait([woken, *(worker.sentinel for worker in alive)]) else None
         return self._signals > 1
 
@@ -239,7 +261,8 @@ def _work(config: Config, sock: socket.socket) -> None:
     assert parent is not None
     threading.Thread(target=_end_with, args=(parent.sentinel,), daemon=True).start()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the parent passes it on as SIGTERM
-    server = _server(config)
+    server = WorkerServer(_server_config(config))
+    signal.signal(END_AT_ONCE, server.handle_exit)
     server.run(sockets=[sock])
     sys.exit(0 if server.started else 1)
 

@@ -21,6 +21,7 @@ from llmproxy.app import App
 from llmproxy.capture.exchange import Exchange
 from llmproxy.capture.spool_reader import SpoolReader
 from llmproxy.config import Config
+from llmproxy.protocol import BoundedProtocol
 from llmproxy.serve import Server, listen, set_up_logging
 
 T = TypeVar("T")
@@ -64,19 +65,23 @@ class InThread:
 
 
 @contextmanager
-def proxy_in_thread(tmp_path: Path, *, loop: str = "uvloop", **settings: Any) -> Iterator[InThread]:
+def proxy_in_thread(
+    tmp_path: Path, *, loop: str = "uvloop", protocol: type[BoundedProtocol] = BoundedProtocol, **settings: Any
+) -> Iterator[InThread]:
     """Serve a configuration on a free port; it records into `tmp_path/spool`, and nothing ingests."""
     settings.setdefault("capture", {})
     settings["capture"] = {"database": tmp_path / "logs.db", "spool": tmp_path / "spool", "enabled": True} | settings[
         "capture"
     ]
     config = Config(port=0, **settings)
-    with app_in_thread(app := App(config), loop=loop, grace=config.shutdown_grace) as port:
+    with app_in_thread(app := App(config), loop=loop, grace=config.shutdown_grace, protocol=protocol) as port:
         yield InThread(port, app, config)
 
 
 @contextmanager
-def app_in_thread(app: Any, *, loop: str = "uvloop", grace: float = 5) -> Iterator[int]:
+def app_in_thread(
+    app: Any, *, loop: str = "uvloop", grace: float = 5, protocol: type[BoundedProtocol] = BoundedProtocol
+) -> Iterator[int]:
     """Serve any ASGI app on a free port."""
     sock = listen(Config(port=0))
     set_up_logging()
@@ -84,7 +89,7 @@ def app_in_thread(app: Any, *, loop: str = "uvloop", grace: float = 5) -> Iterat
         uvicorn.Config(
             app,
             loop=loop,
-            http="httptools",
+            http=protocol,
             ws="none",
             log_config=None,
             access_log=False,

@@ -22,7 +22,7 @@ LAYERS: list[dict[str, set[str]]] = [
         "capture": {"metrics"},
         "metrics": set(),
     },
-    {"inprocess": set()},
+    {"inprocess": set(), "protocol": set()},
     {"headers": set(), "reconstruct": set(), "config": set(), "errors": {"headers"}},
     {"": set()},
 ]

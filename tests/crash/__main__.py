@@ -28,7 +28,8 @@ def main() -> None:
     print(f"seed {options.seed}", flush=True)
     give_up_rights()
     with tempfile.TemporaryDirectory(prefix="llmproxy-crash-", ignore_cleanup_errors=True) as folder:
-        for name, count in run(Path(folder), options.minutes * 60, options.seed).items():
+        counts = run(Path(folder), options.minutes * 60, options.seed, mount=os.environ[NAMESPACE] == "own")
+        for name, count in counts.items():
             print(f"{count:>8}  {name}")
 
 

@@ -34,12 +34,12 @@ class Place:
     def spool(self) -> Path:
         return self.home / "spool-disk" / "spool"
 
-    def make(self) -> None:
-        """Make the folders, each on a small disk of its own where mounting is allowed."""
+    def make(self, *, mount: bool) -> None:
+        """Make the folders, with `mount` each on a small disk of its own where that is allowed."""
         for disk in (self.home / "disk", self.home / "spool-disk"):
             disk.mkdir()
-            mount = ["mount", "-t", "tmpfs", "-o", f"size={DISK_BYTES},mode=0700", "tmpfs", str(disk)]
-            self.mounted = _run(mount)
+            options = f"size={DISK_BYTES},mode=0700"
+            self.mounted = mount and _run(["mount", "-t", "tmpfs", "-o", options, "tmpfs", str(disk)])
         for folder in (self.database.parent, self.home / "disk" / "rubbish", self.home / "tmp"):
             folder.mkdir(mode=0o700)
         (self.home / "disk" / "rubbish" / "logs.db").write_bytes(b"this is no database, " * 1000)

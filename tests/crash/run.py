@@ -78,10 +78,13 @@ class Victim:
         return said
 
 
-def run(home: Path, seconds: float, seed: int) -> dict[str, int]:
-    """Run the test in an empty folder; the counts. Raises `AssertionError` for what was lost."""
+def run(home: Path, seconds: float, seed: int, *, mount: bool = False) -> dict[str, int]:
+    """Run the test in an empty folder; the counts. Raises `AssertionError` for what was lost.
+
+    - `mount`: this process may mount file systems, in a namespace of its own.
+    """
     place = Place(home)
-    place.make()
+    place.make(mount=mount)
     try:
         return _run(place, seconds, seed)
     finally:

@@ -24,11 +24,14 @@ def verify(place: Place, load: Load) -> dict[str, int]:
     tips = dict(connection.execute("select id, tip_message_hash from turns").fetchall())
     connection.close()
 
-    unread = [row[4] for row in rows if row[4] is not None and not row[4].startswith("request body is not JSON")]
-    assert not unread, unread[:10]
     stored: dict[int, list[tuple[str, str | None, int]]] = collections.defaultdict(list)
-    for headers, outcome, turn_id, size, _ in rows:
-        stored[int(dict(json.loads(headers))["x-number"])].append((outcome, turn_id, size))
+    raw: collections.Counter[str] = collections.Counter()
+    for headers, outcome, turn_id, size, reason in rows:
+        number = int(dict(json.loads(headers))["x-number"])
+        stored[number].append((outcome, turn_id, size))
+        if reason is not None:
+            assert number not in load.complete, f"number {number} is complete at the client, yet {reason}"
+            raw[reason] += 1
     twice = {number: found for number, found in stored.items() if len(found) > 1}
     assert not twice, f"exchanges are in the database more than once: {twice}"
     resent = [number for number, count in collections.Counter(load.reached).items() if count > 1]
@@ -58,6 +61,7 @@ def verify(place: Place, load: Load) -> dict[str, int]:
         **dict(sorted(load.seen.items())),
         "rows": len(rows),
         **{f"rows {outcome}": count for outcome, count in sorted(outcomes.items())},
+        **{f"rows kept raw: {reason}": count for reason, count in sorted(raw.items())},
         "turns": len(tips),
         "torn pieces kept aside": damaged,
     }

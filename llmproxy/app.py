@@ -1,5 +1,6 @@
 """The composition root of the serving process: from a configuration to one ASGI app."""
 
+import asyncio
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, MutableMapping
 from contextlib import asynccontextmanager
@@ -112,6 +113,7 @@ class App:
 
     async def _metrics(self, request: Request) -> Response:
         gauges = {f"spool_{name}": value for name, value in backlog(self._config.capture.spool_path).items()}
+        gauges["tasks"] = len(asyncio.all_tasks())
         return Response(self.metrics.render(gauges), media_type=metrics.CONTENT_TYPE.decode())
 
 

@@ -21,9 +21,9 @@ READ_TIMEOUT = 1.0  # of the proxy; an upstream that stalls is given up after it
 BEHAVIOURS = {
     "answer": 30,
     "stream": 30,
-    "large answer": 5,
-    "large request": 5,
-    "large stream": 4,
+    "large answer": 2,
+    "large request": 2,
+    "large stream": 1,
     "vanish": 5,  # the client goes away in the middle
     "vanish at once": 3,
     "reset": 4,

@@ -235,6 +235,7 @@ class Workers:
                     time.sleep(pause)  # nobody waits for this process, and a worker that cannot start must not spin
                     pause = min(pause + 0.5, 5.0)
                     workers[at] = self._spawn()
+        self._sock.close()  # else it would go on taking connections that nobody serves
         told = 0
         while alive := [worker for worker in workers if worker.is_alive()]:
             while told < min(self._signals, 2):

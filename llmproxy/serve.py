@@ -83,9 +83,10 @@ def check_recordable(capture: CaptureConfig) -> None:
 
 
 def _probe(folder: Path) -> None:
-    probe = folder / f".llmproxy-probe-{os.getpid()}"
+    # One name for all: what a killed process left is the next one's, and two at once do not mind each other.
+    probe = folder / ".llmproxy-probe"
     os.close(os.open(probe, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600))
-    probe.unlink()
+    probe.unlink(missing_ok=True)
 
 
 def listen(config: Config) -> socket.socket:

@@ -18,10 +18,10 @@ ErrorCode = Literal[
     "origin_refused",
     "host_refused",
     "bad_request",
+    "head_too_large",
+    "request_timeout",
     "upgrade_required",
     "shutting_down",
-    "request_head_too_large",
-    "request_timeout",
     "overloaded",
 ]
 
@@ -35,10 +35,10 @@ STATUS: dict[ErrorCode, int] = {
     "origin_refused": 403,
     "host_refused": 403,
     "bad_request": 400,
+    "head_too_large": 431,
+    "request_timeout": 408,
     "upgrade_required": 426,
     "shutting_down": 503,
-    "request_head_too_large": 431,
-    "request_timeout": 408,
     "overloaded": 503,
 }
 

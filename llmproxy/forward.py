@@ -160,7 +160,7 @@ async def _relay(request: httpx2.Request, response: httpx2.Response, send: Send,
     expected = 0 if request.method == "HEAD" or status in (204, 304) else _content_length(response)
     if expected == 0:
         # The head is all that the client gets, so the exchange is on disk before it.
-        await recording.complete()
+        await _complete(recording, started=False)
     reason = response.extensions.get("reason_phrase")
     start = {"type": "http.response.start", "status": status, "headers": headers, "reason": reason}
     stream = _body(response)
@@ -182,7 +182,7 @@ async def _relay(request: httpx2.Request, response: httpx2.Response, send: Send,
             raise httpx2.RemoteProtocolError("the body is not as long as its Content-Length says")
         if ended:
             # Before the client has the last byte the exchange is on disk: promise 1.
-            await recording.complete()
+            await _complete(recording, started=started)
         if not started:
             started = True
             await send(start)
@@ -190,10 +190,20 @@ async def _relay(request: httpx2.Request, response: httpx2.Response, send: Send,
     if not ended:
         if expected is not None:
             raise httpx2.RemoteProtocolError("the body is shorter than its Content-Length says")
-        await recording.complete()
+        await _complete(recording, started=started)
         if not started:
             await send(start)
         await send({"type": "http.response.body", "body": b"", "more_body": False})
+
+
+async def _complete(recording: Recording, *, started: bool) -> None:
+    try:
+        await recording.complete()
+    except SpoolError as exc:
+        # Only where what cannot be recorded is refused: without its last byte the client knows that it failed.
+        if started:
+            raise ResponseCut(str(exc)) from exc
+        raise ProxyError("spool_unavailable", f"{exc}, and capture.on_spool_error is refuse") from exc
 
 
 def _body(response: httpx2.Response) -> httpx2.AsyncByteStream:

@@ -65,14 +65,17 @@ class InThread:
 
 
 @contextmanager
-def proxy_in_thread(tmp_path: Path, *, loop: str = "uvloop", **settings: Any) -> Iterator[InThread]:
-    """Serve a configuration on a free port; it records into `tmp_path/spool`, and nothing ingests."""
+def proxy_in_thread(
+    tmp_path: Path, *, loop: str = "uvloop", server: Mapping[str, Any] | None = None, **settings: Any
+) -> Iterator[InThread]:
+    """Serve a configuration on a free port; it records into `tmp_path/spool`, and nothing ingests. `server` is
+    uvicorn's settings."""
     settings.setdefault("capture", {})
     settings["capture"] = {"database": tmp_path / "logs.db", "spool": tmp_path / "spool", "enabled": True} | settings[
         "capture"
     ]
     config = Config(port=0, **settings)
-    with app_in_thread(app := App(config), loop=loop, grace=config.shutdown_grace) as port:
+    with app_in_thread(app := App(config), loop=loop, grace=config.shutdown_grace, **(server or {})) as port:
         yield InThread(port, app, config)
 
 

@@ -21,6 +21,7 @@ LAYERS: list[dict[str, set[str]]] = [
         "stats": set(),
         "app": set(),
         "ingest": set(),
+        "bench": set(),
     },
     {"forward": set(), "store": set()},
     {

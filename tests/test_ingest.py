@@ -1,7 +1,9 @@
 """Ingest: from the spool into the database and to the hooks, whatever stands in the way."""
 
 import asyncio
+import errno
 import json
+import os
 import sqlite3
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -263,3 +265,16 @@ def test_since() -> None:
     assert parse_since("7d") < parse_since("12h") < parse_since("5m")
     with pytest.raises(ValueError):
         parse_since("yesterday")
+
+
+def test_the_spools_lock_is_taken_on_a_full_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is ingest that makes room."""
+
+    def full(fd: int, data: bytes, offset: int) -> int:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "pwrite", full)
+    lock, other = SpoolLock(tmp_path), SpoolLock(tmp_path)
+    assert lock.acquire() and not other.acquire()
+    lock.close()
+    other.close()

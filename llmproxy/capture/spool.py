@@ -28,7 +28,8 @@ from zlib import crc32
 
 from llmproxy.capture.exchange import ExchangeIds
 
-MAGIC = b"llmproxy spool 1\n"
+VERSION = b"1"
+MAGIC = b"llmproxy spool %b\n" % VERSION
 SEGMENT_BYTES = 16 * 1024 * 1024
 BUFFER_BYTES = 64 * 1024
 # Above this, joining costs more than `writev`; IOV_MAX of it is the most that POSIX promises on Linux and macOS.
@@ -188,6 +189,8 @@ class SpoolWriter:
             for segment in (*self._open, *retired):
                 await asyncio.to_thread(os.fdatasync, segment.fd)
         except OSError as exc:
+            for segment in (*self._open, *retired):
+                segment.failures += 1
             self._on_error(exc, 0)
         finally:
             for segment in retired:

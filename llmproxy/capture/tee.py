@@ -25,6 +25,7 @@ class Tee:
 
     - `max_body_bytes`: of each body, what is kept.
     - `redact`: header names, in lower case, to redact besides the built-in ones.
+    - `required`: an exchange that cannot be recorded is not to end well (`Recording.durable`).
     """
 
     def __init__(
@@ -34,11 +35,13 @@ class Tee:
         *,
         max_body_bytes: int,
         redact: frozenset[bytes] = frozenset(),
+        required: bool = False,
     ) -> None:
         self.spool = spool
         self.metrics = metrics
         self.max_body_bytes = max_body_bytes
         self.secret_names = SecretNames(redact)
+        self.required = required
         self.ids = ExchangeIds()
 
     def begin(self, head: RequestHead) -> "Recording":
@@ -144,7 +147,7 @@ class Recording:
 
     async def complete(self) -> None:
         """The response came to its end. When this returns the exchange is as safe as the configuration asks: written,
-        or on the disk."""
+        or on the disk. Raises `SpoolError` as `durable` does."""
         segment, spool = self._segment, self._tee.spool
         if self.outcome is None and segment is not None and spool is not None:
             self._end("complete", None)
@@ -152,7 +155,7 @@ class Recording:
                 await spool.flushed(segment)
             finally:
                 spool.release(segment)
-            await spool.durable(segment)
+            await self.durable()
         else:
             self.end("complete")
 
@@ -187,9 +190,15 @@ class Recording:
         )
 
     async def durable(self) -> None:
-        """After `end`: wait for the disk, where the configuration asks for it."""
-        if self._segment is not None and self._tee.spool is not None:
-            await self._tee.spool.durable(self._segment)
+        """After `end`: wait for the disk, where the configuration asks for it.
+
+        Raises `SpoolError` where recording is required and records of the exchange were, or may have been, lost.
+        """
+        segment, spool = self._segment, self._tee.spool
+        if segment is not None and spool is not None:
+            await spool.durable(segment)
+            if self._tee.required and segment.failures != self._failures:
+                raise SpoolError("the exchange could not be recorded")
 
     def _redacted(self, headers: Headers) -> list[bytes]:
         secret = self._tee.secret_names

@@ -38,7 +38,6 @@ class Cycle:
         "_left",
         "_pieces",
         "_protocol",
-        "_started",
         "_told",
         "_transport",
         "_waiter",
@@ -46,6 +45,7 @@ class Cycle:
         "fields",
         "keep_alive",
         "on_disconnect",
+        "started",
         "target",
         "task",
         "unread",
@@ -79,7 +79,7 @@ class Cycle:
         self._told = False  # the app has been given the end of the body
         self._expects_continue = expects_continue
         self._disconnected = False
-        self._started = False
+        self.started = False
         self._ended = False
         self._head = b""
         self._has_body = not to_head  # the response; that to HEAD has none, whatever its fields say
@@ -136,7 +136,7 @@ class Cycle:
     # -- ASGI
 
     async def receive(self) -> MutableMapping[str, Any]:
-        if self._expects_continue and not self._started and not self._transport.is_closing():
+        if self._expects_continue and not self.started and not self._transport.is_closing():
             self._expects_continue = False
             self._transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
         if not self._told and not self.whole and not self._disconnected:
@@ -159,7 +159,7 @@ class Cycle:
             await asyncio.shield(drained)  # others may wait for it too
         if self._disconnected:
             return
-        if not self._started:
+        if not self.started:
             if message["type"] != "http.response.start":
                 raise RuntimeError(f"Expected ASGI message 'http.response.start', but got '{message['type']}'.")
             self._start(message)
@@ -208,7 +208,7 @@ class Cycle:
         elif not self.keep_alive:
             headers.append((b"connection", b"close"))
         self._head = response_head(status, message.get("reason"), headers)
-        self._started = True
+        self.started = True
         self._expects_continue = False
         if not message.get("with_body"):
             # What the app sends at once goes with the head; where it waits, the head goes alone.
@@ -259,7 +259,7 @@ class Cycle:
     def _fail(self) -> None:
         if self._disconnected or self._ended:
             return
-        if self._started:
+        if self.started:
             # Aborted where the connection's end would else say that the response is whole.
             self._flush_head()
             if self._chunked or self._left is not None:

@@ -139,8 +139,16 @@ def naive() -> Contestant:
     return Contestant("naive", launch)
 
 
-def llmproxy(name: str = "llmproxy", *, workers: int = 1, capture: bool = True, app: str | None = None) -> Contestant:
-    """llmproxy as its users start it. `app`: an ASGI app's import string, in place of the upstream over HTTP."""
+def llmproxy(
+    name: str = "llmproxy",
+    *,
+    workers: int = 1,
+    capture: bool = True,
+    app: str | None = None,
+    settings: Mapping[str, str] | None = None,
+) -> Contestant:
+    """llmproxy as its users start it. `app`: an ASGI app's import string, in place of the upstream over HTTP;
+    `settings` are variables of the environment."""
 
     def launch(surroundings: Surroundings, folder: Path) -> tuple[subprocess.Popen[bytes], int]:
         command = [sys.executable, "-m", "llmproxy", "serve", "--port", "0", "--workers", str(workers)]
@@ -154,6 +162,7 @@ def llmproxy(name: str = "llmproxy", *, workers: int = 1, capture: bool = True, 
             **surroundings.environment,
             "LLM_USER_PATH": str(folder),
             "LLMPROXY_CAPTURE__ENABLED": "true" if capture else "false",
+            **(settings or {}),
         }
         process = processes.start(command, folder / "log", surroundings.places.proxy, environment)
         try:

@@ -1,5 +1,6 @@
 """The composition root of the serving process: from a configuration to one ASGI app."""
 
+import asyncio
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, MutableMapping
 from contextlib import asynccontextmanager
@@ -85,6 +86,7 @@ class App:
             self.metrics,
             max_body_bytes=capture.max_body_bytes,
             redact=frozenset(name.lower().encode() for name in capture.redact_headers),
+            required=capture.on_spool_error == "refuse",
         )
         async with self._open_upstreams(self._config) as upstreams:
             self._forward = self._make_forward(upstreams, tee)
@@ -114,6 +116,7 @@ class App:
 
     async def _metrics(self, request: Request) -> Response:
         gauges = {f"spool_{name}": value for name, value in backlog(self._config.capture.spool_path).items()}
+        gauges["tasks"] = len(asyncio.all_tasks())
         return Response(self.metrics.render(gauges), media_type=metrics.CONTENT_TYPE.decode())
 
 

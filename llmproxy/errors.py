@@ -20,11 +20,14 @@ ErrorCode = Literal[
     "origin_refused",
     "host_refused",
     "bad_request",
+    "head_too_large",
+    "request_timeout",
     "upgrade_required",
     "shutting_down",
     "ask_not_configured",
     "body_too_large",
     "invalid_fields",
+    "overloaded",
 ]
 
 STATUS: dict[ErrorCode, int] = {
@@ -37,11 +40,14 @@ STATUS: dict[ErrorCode, int] = {
     "origin_refused": 403,
     "host_refused": 403,
     "bad_request": 400,
+    "head_too_large": 431,
+    "request_timeout": 408,
     "upgrade_required": 426,
     "shutting_down": 503,
     "ask_not_configured": 404,
     "body_too_large": 413,
     "invalid_fields": 422,
+    "overloaded": 503,
 }
 
 

@@ -9,16 +9,18 @@ import asyncio
 import logging
 from collections import deque
 from collections.abc import AsyncIterator, MutableMapping
-from typing import Any
+from typing import Any, cast
 
 import httpx2
 
 from llmproxy.capture.exchange import Outcome
 from llmproxy.capture.tee import Recording, RequestHead, SpoolError, Tee
+from llmproxy.client import Client, client_of
 from llmproxy.errors import ErrorCode, ProxyError, ResponseCut
 from llmproxy.guard import Caller
-from llmproxy.headers import get, request_headers, response_headers
+from llmproxy.headers import Headers, get, request_headers, response_headers
 from llmproxy.transports.asgi import Receive, Send
+from llmproxy.transports.raw_headers import RawHeaders
 from llmproxy.upstreams import Upstream, Upstreams
 
 logger = logging.getLogger("llmproxy")
@@ -37,17 +39,18 @@ class Forward:
 
     async def __call__(self, scope: MutableMapping[str, Any], receive: Receive, send: Send, caller: Caller) -> None:
         """Forward one ASGI request. Raises `ProxyError` while nothing was sent, `ResponseCut` after that."""
+        client = client_of(scope)
         headers = scope["headers"]
         if (get(headers, b"upgrade") or b"").lower() == b"websocket":
             raise ProxyError("upgrade_required", "WebSockets are not relayed yet; use the HTTP API")
         upstream, path = self._upstreams.resolve(scope["raw_path"])
-        query = scope["query_string"]
-        target = scope["raw_path"] + b"?" + query if query else scope["raw_path"]
+        raw_path, query = scope["raw_path"], scope["query_string"]
+        # An empty query, which ASGI's scope does not tell from none, is passed on too.
+        question = b"?" + query if query or (client is not None and client.target.endswith(b"?")) else b""
+        target = raw_path + question
         recording = self._begin(RequestHead(upstream.name, caller.client, scope["method"], target, headers))
         try:
-            await self._exchange(
-                scope, receive, send, caller, upstream, path + b"?" + query if query else path, recording
-            )
+            await self._exchange(scope, receive, send, caller, client, upstream, path + question, recording)
         except ProxyError:
             recording.end("refused")
             raise
@@ -73,6 +76,7 @@ class Forward:
         receive: Receive,
         send: Send,
         caller: Caller,
+        client: Client | None,
         upstream: Upstream,
         target: bytes,
         recording: Recording,
@@ -83,17 +87,18 @@ class Forward:
             return
         body = message.get("body", b"")
         recording.request_body(body)
-        if not recording.request_written():
-            self._unrecorded()
         upload = _Upload(body, recording) if message.get("more_body", False) else None
-        request = _request(scope, upstream, target, caller, upload or httpx2.ByteStream(body))
-
-        task = asyncio.current_task()
+        fields = client.fields if client is not None else scope["headers"]
+        request = _request(scope["method"], fields, upstream, target, caller, upload or httpx2.ByteStream(body))
+        task = client.task if client is not None else asyncio.current_task()
         assert task is not None
-        watch = _ClientWatch(task)
-        watching = asyncio.get_running_loop().create_task(watch.run(receive, upload))
+        watch = _ClientWatch(task, client)
+        watch.start(receive, upload)
         response: httpx2.Response | None = None
         try:
+            await recording.flushed()
+            if not recording.request_written():
+                self._unrecorded()
             response = await upstream.transport.handle_async_request(request)
             recording.response(response.status_code, response.headers.raw)
             await _relay(request, response, send, recording)
@@ -106,31 +111,44 @@ class Forward:
                 raise
             recording.end("client_gone")
         finally:
-            watching.cancel()
+            watch.stop()
             if response is not None:
-                await response.aclose()
+                await _body(response).aclose()
 
 
 def _request(
-    scope: MutableMapping[str, Any],
+    method: str,
+    fields: Headers,
     upstream: Upstream,
     target: bytes,
     caller: Caller,
     stream: httpx2.AsyncByteStream,
 ) -> httpx2.Request:
     replaced = upstream.replaced | caller.key_headers if caller.key_headers else upstream.replaced
-    headers = request_headers(scope["headers"], upstream.host, upstream.defaults, replaced)
-    if get(scope["headers"], b"transfer-encoding") is not None:
+    headers = request_headers(fields, upstream.host, upstream.defaults, replaced)
+    if get(fields, b"transfer-encoding") is not None:
         headers.append((b"transfer-encoding", b"chunked"))
-    request = httpx2.Request(
-        "GET",
-        upstream.url,
-        headers=headers,
-        stream=stream,
-        extensions={"timeout": upstream.timeout, "target": target or b"/"},
-    )
-    request.method = scope["method"]  # the constructor would change its case; methods are case-sensitive
-    return request
+    extensions = {"timeout": upstream.timeout, "target": target or b"/"}
+    return _Request(method, upstream.url, RawHeaders(headers), stream, extensions)
+
+
+class _Request(httpx2.Request):
+    """A request of parts that are known to be good: httpx2's constructor copies each, and changes the method's case,
+    but methods are case-sensitive."""
+
+    def __init__(
+        self,
+        method: str,
+        url: httpx2.URL,
+        headers: httpx2.Headers,
+        stream: httpx2.AsyncByteStream,
+        extensions: dict[str, Any],
+    ) -> None:
+        self.method = method
+        self.url = url
+        self.headers = headers
+        self.stream = stream
+        self.extensions = extensions
 
 
 async def _relay(request: httpx2.Request, response: httpx2.Response, send: Send, recording: Recording) -> None:
@@ -142,14 +160,19 @@ async def _relay(request: httpx2.Request, response: httpx2.Response, send: Send,
     expected = 0 if request.method == "HEAD" or status in (204, 304) else _content_length(response)
     if expected == 0:
         # The head is all that the client gets, so the exchange is on disk before it.
-        recording.end("complete")
-        await recording.durable()
-    await send({"type": "http.response.start", "status": status, "headers": headers})
+        await _complete(recording, started=False)
+    reason = response.extensions.get("reason_phrase")
+    start = {"type": "http.response.start", "status": status, "headers": headers, "reason": reason}
+    stream = _body(response)
+    # The client gets the head as soon as it came; together with what came of the body in the same moment.
+    started = expected != 0 and not getattr(stream, "ready", False)
+    start["with_body"] = not started
     if expected == 0:
+        await send(start)
         await send({"type": "http.response.body", "body": b"", "more_body": False})
         return
-    stream = response.stream
-    assert isinstance(stream, httpx2.AsyncByteStream)
+    if started:
+        await send(start)
     ended = False
     async for piece in stream:
         recording.response_body(piece)
@@ -159,15 +182,32 @@ async def _relay(request: httpx2.Request, response: httpx2.Response, send: Send,
             raise httpx2.RemoteProtocolError("the body is not as long as its Content-Length says")
         if ended:
             # Before the client has the last byte the exchange is on disk: promise 1.
-            recording.end("complete")
-            await recording.durable()
+            await _complete(recording, started=started)
+        if not started:
+            started = True
+            await send(start)
         await send({"type": "http.response.body", "body": piece, "more_body": not ended})
     if not ended:
         if expected is not None:
             raise httpx2.RemoteProtocolError("the body is shorter than its Content-Length says")
-        recording.end("complete")
-        await recording.durable()
+        await _complete(recording, started=started)
+        if not started:
+            await send(start)
         await send({"type": "http.response.body", "body": b"", "more_body": False})
+
+
+async def _complete(recording: Recording, *, started: bool) -> None:
+    try:
+        await recording.complete()
+    except SpoolError as exc:
+        # Only where what cannot be recorded is refused: without its last byte the client knows that it failed.
+        if started:
+            raise ResponseCut(str(exc)) from exc
+        raise ProxyError("spool_unavailable", f"{exc}, and capture.on_spool_error is refuse") from exc
+
+
+def _body(response: httpx2.Response) -> httpx2.AsyncByteStream:
+    return cast(httpx2.AsyncByteStream, response.stream)  # a check costs more here than all the rest of this function
 
 
 def _content_length(response: httpx2.Response) -> int | None:
@@ -234,23 +274,42 @@ class _Upload(httpx2.AsyncByteStream):
 class _ClientWatch:
     """Cancels the forwarding task when the client goes away.
 
-    Plain asyncio in place of anyio's cancel scope, which took a fifth of the time of a short request. It is sound
-    because the watch is cancelled in the same step in which forwarding ends, so that it cannot strike later.
+    Our own server says so by itself once it has nothing more to give; where it has, or where the server is another, a
+    task waits in `receive`. Plain asyncio in place of anyio's cancel scope, which took a fifth of the time of a short
+    request. It is sound because the watch is stopped in the same step in which forwarding ends, so that it cannot
+    strike later.
     """
 
-    __slots__ = ("_task", "client_gone")
+    __slots__ = ("_client", "_task", "_watching", "client_gone")
 
-    def __init__(self, task: asyncio.Task[Any]) -> None:
+    def __init__(self, task: asyncio.Task[Any], client: Client | None) -> None:
         self._task = task
+        self._client = client
+        self._watching: asyncio.Task[None] | None = None
         self.client_gone = False
 
-    async def run(self, receive: Receive, upload: _Upload | None) -> None:
+    def start(self, receive: Receive, upload: _Upload | None) -> None:
+        if self._client is not None and upload is None:
+            self._client.on_disconnect = self._gone
+        else:
+            self._watching = asyncio.get_running_loop().create_task(self._run(receive, upload))
+
+    def stop(self) -> None:
+        if self._watching is not None:
+            self._watching.cancel()
+        elif self._client is not None:
+            self._client.on_disconnect = None
+
+    def _gone(self) -> None:
+        self.client_gone = True
+        self._task.cancel()
+
+    async def _run(self, receive: Receive, upload: _Upload | None) -> None:
         """The only caller of `receive` while an exchange is in flight: feeds the upload, and notices the end."""
         while True:
             message = await receive()
             if message["type"] == "http.disconnect":
-                self.client_gone = True
-                self._task.cancel()
+                self._gone()
                 return
             if upload is not None:
                 await upload.put(message)

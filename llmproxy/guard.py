@@ -9,6 +9,7 @@ import hmac
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 
 from llmproxy.config import SecurityConfig
 from llmproxy.errors import ProxyError
@@ -43,6 +44,7 @@ class Guard:
         self._hosts = frozenset(host.lower() for host in security.allowed_hosts)
         self._check_host = loopback or bool(self._hosts)
         self._origins = frozenset(security.allowed_origins)
+        self._is_ours = lru_cache(maxsize=256)(self._names_us)  # nearly all requests come by the same name
         self._clients: Mapping[str, bytes] = {name: key.encode() for name, key in security.clients.items()}
 
     def admit(self, headers: Headers, *, open_to_all: bool = False) -> Caller:
@@ -50,18 +52,12 @@ class Guard:
 
         `open_to_all`: the path needs no client's key (health).
         """
-        origin = site = host = None
-        for name, value in headers:
-            if name == b"host":
-                host = value
-            elif name == b"origin":
-                origin = value
-            elif name == b"sec-fetch-site":
-                site = value
+        fields = dict(headers)
+        origin, host = fields.get(b"origin"), fields.get(b"host")
         # The origin comes first: a page's request is foreign whatever name it used for us.
         if origin is not None:
             self._check_origin(origin, host)
-        elif site == b"cross-site":
+        elif fields.get(b"sec-fetch-site") == b"cross-site":
             raise ProxyError("origin_refused", "a web page of another site sent this request (Sec-Fetch-Site)")
         if self._check_host:
             self._admit_host(host)
@@ -95,7 +91,7 @@ class Guard:
                 " security.allowed_hosts",
             )
 
-    def _is_ours(self, host: bytes) -> bool:
+    def _names_us(self, host: bytes) -> bool:
         name = _without_port(host.decode("latin-1").lower())
         return is_loopback(name) or name in self._hosts or host.decode("latin-1").lower() in self._hosts
 

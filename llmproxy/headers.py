@@ -55,9 +55,9 @@ def request_headers(client: Headers, host: bytes, defaults: Headers, replaced: f
     - `replaced`: names, in lower case, that are not taken from the client: those of `defaults`, those that the
       configuration removes, and the field that carried the client's own llmproxy key.
     """
-    dropped = _NOT_SENT_UPSTREAM | replaced | _named_by_connection(client)
     headers = [(b"host", host)]
-    headers += [header for header in client if header[0] not in dropped]
+    dropped, named = _not_sent_upstream(replaced), _named_by_connection(client)
+    headers += _without(client, dropped | named if named else dropped)
     headers += defaults
     return headers
 
@@ -67,10 +67,27 @@ def response_headers(upstream: Headers, status: int) -> list[Header]:
 
     A 204 and a 304 have no body, so a server framing our answer must not be told of one (RFC 9110 section 8.6).
     """
-    dropped = HOP_BY_HOP | _named_by_connection(upstream)
+    named = _named_by_connection(upstream)
+    dropped = HOP_BY_HOP | named if named else HOP_BY_HOP
     if status in (204, 304):
         dropped |= {b"content-length"}
-    return [header for header in upstream if header[0].lower() not in dropped]
+    return _without(upstream, dropped)
+
+
+def _without(headers: Headers, dropped: frozenset[bytes]) -> list[Header]:
+    # Most names are told apart from those by their length, which costs a third of making and looking one up.
+    lengths = _lengths(dropped)
+    return [header for header in headers if len(header[0]) not in lengths or header[0].lower() not in dropped]
+
+
+@lru_cache(maxsize=256)
+def _lengths(names: frozenset[bytes]) -> frozenset[int]:
+    return frozenset(map(len, names))
+
+
+@lru_cache(maxsize=256)
+def _not_sent_upstream(replaced: frozenset[bytes]) -> frozenset[bytes]:
+    return _NOT_SENT_UPSTREAM | replaced
 
 
 def _named_by_connection(headers: Headers) -> frozenset[bytes]:
@@ -78,15 +95,16 @@ def _named_by_connection(headers: Headers) -> frozenset[bytes]:
     # the usual ones and name no field that is not dropped anyway, so the common case builds no set.
     names: frozenset[bytes] = frozenset()
     for name, value in headers:
-        if name.lower() == b"connection" and value.lower() not in (b"close", b"keep-alive"):
+        if len(name) == 10 and name.lower() == b"connection" and value.lower() not in (b"close", b"keep-alive"):
             names |= {token.strip().lower() for token in value.split(b",")}
     return names
 
 
 def get(headers: Headers, name: bytes) -> bytes | None:
     """The first value of the field `name` (in lower case), or None."""
+    length = len(name)
     for key, value in headers:
-        if key == name or key.lower() == name:
+        if len(key) == length and key.lower() == name:
             return value
     return None
 
@@ -96,12 +114,25 @@ def redact_headers(headers: Iterable[Header], more: frozenset[bytes] = frozenset
 
     `more`: names in lower case that the configuration adds to the built-in rule.
     """
-    return [(name, REDACTED if _is_secret_header(name) or name.lower() in more else value) for name, value in headers]
+    secrets = SecretNames(more)
+    return [(name, REDACTED if secrets[name] else value) for name, value in headers]
 
 
-@lru_cache(maxsize=1024)
-def _is_secret_header(name: bytes) -> bool:
-    return _SECRET_HEADER.search(name.lower()) is not None
+class SecretNames(dict[bytes, bool]):
+    """Whether a field of this name holds a credential, for the names seen so far and any other.
+
+    `more`: names in lower case that the configuration adds to the built-in rule.
+    """
+
+    def __init__(self, more: frozenset[bytes] = frozenset()) -> None:
+        self._more = more
+
+    def __missing__(self, name: bytes) -> bool:
+        lower = name.lower()
+        secret = lower in self._more or _SECRET_HEADER.search(lower) is not None
+        if len(self) < 1024:  # whoever makes names up shall not fill our memory
+            self[name] = secret
+        return secret
 
 
 def redact_query(query: bytes) -> bytes:

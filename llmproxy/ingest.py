@@ -295,8 +295,12 @@ class SpoolLock:
             fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             return False
-        os.ftruncate(self._fd, 0)
-        os.pwrite(self._fd, f"{os.getpid()}\n".encode(), 0)
+        try:
+            os.ftruncate(self._fd, 0)
+            os.pwrite(self._fd, f"{os.getpid()}\n".encode(), 0)
+        except OSError as exc:
+            # The lock is ours all the same, and where the disk is full it is ingest that makes room.
+            logger.debug("the spool's lock cannot be signed: %s", exc.strerror)
         return True
 
     def holder(self) -> str:

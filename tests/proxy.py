@@ -22,6 +22,7 @@ from llmproxy.capture.exchange import Exchange
 from llmproxy.capture.spool_reader import SpoolReader
 from llmproxy.config import Config
 from llmproxy.serve import Server, listen, set_up_logging
+from llmproxy.server.protocol import HTTPProtocol
 
 T = TypeVar("T")
 DEADLINE = 20.0
@@ -64,33 +65,36 @@ class InThread:
 
 
 @contextmanager
-def proxy_in_thread(tmp_path: Path, *, loop: str = "uvloop", **settings: Any) -> Iterator[InThread]:
-    """Serve a configuration on a free port; it records into `tmp_path/spool`, and nothing ingests."""
+def proxy_in_thread(
+    tmp_path: Path, *, loop: str = "uvloop", server: Mapping[str, Any] | None = None, **settings: Any
+) -> Iterator[InThread]:
+    """Serve a configuration on a free port; it records into `tmp_path/spool`, and nothing ingests. `server` is
+    uvicorn's settings."""
     settings.setdefault("capture", {})
     settings["capture"] = {"database": tmp_path / "logs.db", "spool": tmp_path / "spool", "enabled": True} | settings[
         "capture"
     ]
     config = Config(port=0, **settings)
-    with app_in_thread(app := App(config), loop=loop, grace=config.shutdown_grace) as port:
+    with app_in_thread(app := App(config), loop=loop, grace=config.shutdown_grace, **(server or {})) as port:
         yield InThread(port, app, config)
 
 
 @contextmanager
-def app_in_thread(app: Any, *, loop: str = "uvloop", grace: float = 5) -> Iterator[int]:
-    """Serve any ASGI app on a free port."""
+def app_in_thread(app: Any, *, loop: str = "uvloop", grace: float = 5, **settings: Any) -> Iterator[int]:
+    """Serve any ASGI app on a free port; `settings` are uvicorn's."""
     sock = listen(Config(port=0))
     set_up_logging()
     server = Server(
         uvicorn.Config(
             app,
             loop=loop,
-            http="httptools",
             ws="none",
             log_config=None,
             access_log=False,
             server_header=False,
             date_header=False,
             timeout_graceful_shutdown=grace,  # type: ignore[arg-type]
+            **{"http": HTTPProtocol, **settings},
         )
     )
     server.capture_signals = _no_signals  # type: ignore[method-assign]

@@ -53,11 +53,11 @@ def test_the_upstream_sees_the_clients_bytes_and_nothing_else(tmp_path: Path) ->
     assert request.request_line == b"POST /base/v1/chat/completions?b=2&a=%2F&a=1 HTTP/1.1"
     assert request.headers == [
         (b"host", f"127.0.0.1:{up.port}".encode()),
-        (b"x-two", b"1"),
-        (b"accept", b"*/*"),
+        (b"X-Two", b"1"),
+        (b"Accept", b"*/*"),
         (b"x-two", b"2"),
-        (b"authorization", b"Bearer k"),
-        (b"content-length", str(len(body)).encode()),
+        (b"Authorization", b"Bearer k"),
+        (b"Content-Length", str(len(body)).encode()),
     ]
     assert request.body == body
 
@@ -71,17 +71,17 @@ def test_the_client_sees_the_upstreams_bytes_and_nothing_else(tmp_path: Path) ->
             sock.sendall(post(more=b"Connection: close\r\n"))
             head, _, got = read_all(sock).partition(b"\r\n\r\n")
     assert got == body
-    assert [line.lower() for line in head.split(b"\r\n")[1:]] == [
-        b"x-b: 1",
-        b"x-a: 2",
+    assert head.split(b"\r\n") == [
+        b"HTTP/1.1 429 Slow",
+        b"X-B: 1",
+        b"X-A: 2",
         b"x-b: 3",
-        b"set-cookie: a=1",
-        b"set-cookie: b=2",
+        b"Set-Cookie: a=1",
+        b"Set-Cookie: b=2",
         b"content-encoding: gzip",
         b"content-length: %d" % len(body),
         b"connection: close",
     ]
-    assert head.startswith(b"HTTP/1.1 429 ")
 
 
 @pytest.mark.parametrize("method", ["GET", "PUT", "PATCH", "DELETE", "OPTIONS", "HEAD", "PROPFIND"])
@@ -103,6 +103,8 @@ def test_every_method_passes(tmp_path: Path, method: str) -> None:
         ("/up/api/tags", "/api/tags"),
         ("/v1/a%2Fb//c/../d", "/base/v1/a%2Fb//c/../d"),
         ("/v1/%F0%9F%8D%8B", "/base/v1/%F0%9F%8D%8B"),
+        ("/v1/models?", "/base/v1/models?"),
+        ("http://localhost/v1/models?a=%20", "/base/v1/models?a=%20"),
     ],
 )
 def test_paths_pass_undecoded(tmp_path: Path, asked: str, sent: str) -> None:

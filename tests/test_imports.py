@@ -22,7 +22,8 @@ LAYERS: list[dict[str, set[str]]] = [
     {"demo": set(), "check": set(), "testing": set(), "upstream_models": set()},
     {
         "bench": {"app", "serve", "ingest", "ingester"},
-        "serve": {"app"},
+        "serve": {"app", "server"},
+        "server": set(),
         "ingester": {"ingest"},
         "reingest": {"ingest"},
         "stats": set(),
@@ -43,6 +44,7 @@ LAYERS: list[dict[str, set[str]]] = [
     },
     {
         "headers": set(),
+        "client": {"headers"},
         "loopback": set(),
         "reconstruct": set(),
         "config": set(),
@@ -66,6 +68,8 @@ HOT = {
     "ask",
     "errors",
     "config",
+    "server",
+    "client",
 }
 # llm's values are the words that reconstructing speaks in; all the rest of llm is known to one module.
 LLM_VALUES = ("llm.parts.", "llm.Tool", "llm.Attachment")

@@ -1,7 +1,9 @@
 """Ingest: from the spool into the database and to the hooks, whatever stands in the way."""
 
 import asyncio
+import errno
 import json
+import os
 import sqlite3
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -255,3 +257,16 @@ def test_files_are_for_their_owner_alone(tmp_path: Path) -> None:
     assert asyncio.run(ingest(settings))
     assert settings.database_path.stat().st_mode & 0o777 == 0o600
     assert settings.spool_path.stat().st_mode & 0o777 == 0o700
+
+
+def test_the_spools_lock_is_taken_on_a_full_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is ingest that makes room."""
+
+    def full(fd: int, data: bytes, offset: int) -> int:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "pwrite", full)
+    lock, other = SpoolLock(tmp_path), SpoolLock(tmp_path)
+    assert lock.acquire() and not other.acquire()
+    lock.close()
+    other.close()

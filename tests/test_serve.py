@@ -15,7 +15,7 @@ import httpx2
 import openai
 import pytest
 
-from tests import crash
+from tests.crash.run import run as crash_run
 from tests.proxy import Program, children, eventually, serving
 
 MOCK = ("--upstream", "mock")
@@ -218,9 +218,9 @@ def test_kill_9_of_the_ingester_is_mended(tmp_path: Path) -> None:
 
 
 def test_processes_killed_at_random_moments(tmp_path: Path) -> None:
-    counts = crash.run(tmp_path, seconds=6, seed=20261121)
-    assert counts["complete at the client"] > 50
-    assert sum(count for name, count in counts.items() if name.startswith("killed")) >= 4
+    counts = crash_run(tmp_path, seconds=3, seed=20261121)
+    assert counts["complete at the client, each complete in the database"] > 20
+    assert sum(count for name, count in counts.items() if name.startswith("killed")) >= 2
 
 
 def test_forwarding_goes_on_while_the_database_is_locked(tmp_path: Path) -> None:
@@ -480,3 +480,53 @@ def test_memory_does_not_grow_with_a_response(tmp_path: Path) -> None:
 def test_python_dash_m(tmp_path: Path) -> None:
     done = subprocess.run([sys.executable, "-m", "llmproxy", "--help"], capture_output=True, text=True, check=True)
     assert "llmproxy serve" in done.stdout
+
+
+def test_two_instances_with_spools_of_their_own_share_a_database(tmp_path: Path) -> None:
+    spools = [{"LLMPROXY_CAPTURE__SPOOL": str(tmp_path / name)} for name in ("one", "two")]
+    with (
+        serving(tmp_path, *MOCK, environment=spools[0]) as one,
+        serving(tmp_path, *MOCK, environment=spools[1]) as two,
+    ):
+        urls = [f"{program.url}/v1/chat/completions" for program in (one, two)]
+        messages = [{"role": "user", "content": "first"}]
+        for turn in range(4):
+            # One conversation that goes through both, and others beside it.
+            said = httpx2.post(urls[turn % 2], json={"messages": messages}).json()["choices"][0]["message"]
+            messages += [said, {"role": "user", "content": f"and {turn}"}]
+            for url in urls:
+                httpx2.post(url, json={"messages": [{"role": "user", "content": f"beside {turn} {url}"}]})
+            one.exchanges(3 * (turn + 1))
+        assert one.query("select count(*), count(distinct id) from llmproxy_exchanges") == [(12, 12)]
+        assert one.query("select count(*), count(distinct thread_id) from turns") == [(12, 9)]
+        assert (one.stop(), two.stop()) == (0, 0)
+        assert_verified(one)
+
+
+@pytest.mark.parametrize("signals", [1, 2])
+def test_a_signal_to_all_processes_at_once_keeps_the_grace(tmp_path: Path, signals: int) -> None:
+    """systemd sends SIGTERM to every process of a service: to workers and to the ingester too."""
+    grace = {"LLMPROXY_SHUTDOWN_GRACE": "600"}
+    with serving(tmp_path, *MOCK, "--workers", "2", environment=grace) as program:
+        delay = 0.2 if signals == 1 else 60
+        request = {
+            "messages": [{"role": "user", "content": "x"}],
+            "stream": True,
+            "mock": {"answer": "one two three four", "chunk_delay": delay},
+        }
+        with httpx2.stream("POST", f"{program.url}/v1/chat/completions", json=request, timeout=30) as response:
+            pieces = response.iter_raw()
+            got = next(pieces)
+            for pid in [program.process.pid, *children(program.process.pid)]:
+                os.kill(pid, signal.SIGTERM)
+            if signals == 1:
+                assert b"[DONE]" in got + b"".join(pieces)
+            else:
+                eventually(lambda: not accepts(program.port), "the closed door")
+                program.process.send_signal(signal.SIGTERM)
+                with pytest.raises(httpx2.TransportError):
+                    b"".join(pieces)
+        assert program.wait() == 0, program.output
+    drain = Program(tmp_path, "ingest", "--drain")
+    assert drain.wait() == 0
+    assert drain.exchanges(1, "outcome") == [("complete",) if signals == 1 else ("interrupted",)]

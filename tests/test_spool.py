@@ -15,6 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from llmproxy.capture.exchange import CROCKFORD, Exchange, ExchangeIds
+from llmproxy.capture.segment_reader import SegmentReader
 from llmproxy.capture.spool import MAGIC, SpoolError, SpoolWriter
 from llmproxy.capture.spool_reader import SpoolReader, backlog
 from llmproxy.capture.tee import RequestHead, Tee
@@ -355,3 +356,37 @@ def test_ids_are_ulids_in_order() -> None:
     assert made == sorted(set(made))
     assert all(len(id) == 26 and set(id) <= set(CROCKFORD) for id in made)
     assert eventually(lambda: ids.new()[:10] > made[0][:10], "the next millisecond")
+
+
+def test_a_spool_of_another_version_is_left_for_that_one(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    write(tmp_path, several(b"ours")).close()
+    theirs = tmp_path / "01k00000000000000000000000.spool"
+    theirs.write_bytes(b"llmproxy spool 2\nwho knows\n")
+    assert bodies(read(tmp_path, acknowledge=True)) == [b"ours"]
+    assert theirs.read_bytes() == b"llmproxy spool 2\nwho knows\n" and not (tmp_path / "damaged").exists()
+    assert "another version of llmproxy (spool format 2)" in caplog.text
+
+
+def test_a_full_disk_keeps_a_damaged_piece_where_it_is_until_there_is_room(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """And the other segments are ingested all the same: that is what makes room."""
+    write(tmp_path, several(b"torn")).close()
+    damaged = segment(tmp_path)
+    damaged.write_bytes(damaged.read_bytes()[:-3])
+    write(tmp_path, several(b"whole")).close()
+    reader = SpoolReader(tmp_path)
+    with monkeypatch.context() as full:
+        full.setattr(SegmentReader, "set_aside", lambda *place: (_ for _ in ()).throw(OSError(errno.ENOSPC, "full")))
+        for _ in range(2):
+            found = [recorded for recorded in reader.exchanges()]
+            assert [recorded.load().request_body for recorded in found] in ([b"whole"], [])
+            for recorded in found:
+                recorded.acknowledge()
+            reader.save()
+    assert caplog.text.count("cannot be kept aside yet") == 1
+    assert damaged.exists()
+    (torn,) = [recorded.load() for recorded in reader.exchanges()]
+    assert (torn.request_body, torn.outcome) == (b"torn", "interrupted")
+    assert len(list((tmp_path / "damaged").iterdir())) == 1
+    reader.close()

@@ -3,6 +3,7 @@
 import asyncio
 import errno
 import threading
+import time
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +13,10 @@ import pytest
 from llmproxy.capture import spool
 from llmproxy.capture.spool import SpoolWriter
 from llmproxy.capture.tee import RequestHead, Tee
+from llmproxy.headers import SecretNames
 from llmproxy.metrics import Metrics
 from tests.proxy import proxy_in_thread
-from tests.raw_upstream import answer, raw_upstream
+from tests.raw_upstream import Connection, RawRequest, answer, raw_upstream
 from tests.test_spool import bodies, exchange, read, segment, write
 
 
@@ -24,7 +26,7 @@ def head(target: bytes = b"/v1/x", *headers: tuple[bytes, bytes]) -> RequestHead
 
 def test_credentials_are_never_written(tmp_path: Path) -> None:
     def test(tee: Tee, writer: SpoolWriter) -> None:
-        tee.redact = frozenset((b"x-mine",))
+        tee.secret_names = SecretNames(frozenset((b"x-mine",)))
         secrets = [(b"authorization", b"Bearer sk-1"), (b"x-mine", b"sk-2"), (b"X-Mine", b"sk-3"), (b"x-a", b"kept")]
         recording = tee.begin(head(b"/v1/x?api_key=sk-4&a=kept", *secrets))
         recording.response(200, [(b"Set-Cookie", b"session=sk-5"), (b"X-Mine", b"sk-6")])
@@ -141,3 +143,67 @@ def test_a_full_disk_stops_no_exchange_unless_that_is_wanted(
             assert f"llmproxy_unrecorded_total {2 if on_spool_error == 'forward' else 0}\n" in metrics
             assert [each.path for each in proxy.exchanges()] == ["/v1/0", "/v1/3"]
         assert len(up.requests) == statuses.count(200)
+
+
+def test_what_must_be_recorded_and_is_not_never_ends_well(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The disk fills up while an exchange is in flight: under `refuse` the client is not given the last byte."""
+    is_full, begun = threading.Event(), threading.Event()
+    real = spool._write_all
+
+    def write_all(fd: int, pieces: list[bytes]) -> int:
+        if is_full.is_set():
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return real(fd, pieces)
+
+    def handler(connection: Connection, request: RawRequest) -> None:
+        if b"/empty" in request.request_line:
+            is_full.set()
+            connection.send(b"HTTP/1.1 204 No Content\r\n\r\n")
+        else:
+            connection.send(b"HTTP/1.1 200 OK\r\ncontent-length: 4\r\n\r\nab")
+            begun.wait(20)
+            is_full.set()
+            connection.send(b"cd")
+
+    monkeypatch.setattr(spool, "_write_all", write_all)
+    with raw_upstream(handler) as up:
+        configured: dict[str, Any] = {
+            "upstreams": {"up": {"base_url": up.url}},
+            "capture": {"on_spool_error": "refuse"},
+        }
+        with proxy_in_thread(tmp_path, **configured) as proxy, httpx2.Client(base_url=proxy.url) as client:
+            with client.stream("POST", "/v1/flying", content=b"{}") as response:
+                pieces = response.iter_raw()
+                got = next(pieces)
+                begun.set()
+                with pytest.raises(httpx2.RemoteProtocolError):
+                    got += b"".join(pieces)
+            assert got == b"ab"
+            is_full.clear()
+            refused = client.post("/v1/empty", content=b"{}")
+            assert (refused.status_code, refused.headers["x-llmproxy-error"]) == (503, "spool_unavailable")
+
+
+def test_the_clock_jumps(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Durations are the monotonic clock's, ids never go back, and nothing is lost over it."""
+    offset = 0
+
+    def at_upstream(connection: Connection, request: RawRequest) -> None:
+        nonlocal offset
+        offset += int(request.body)
+        connection.send(answer(b"{}"))
+
+    real_ns, real = time.time_ns, time.time
+    monkeypatch.setattr(time, "time_ns", lambda: real_ns() + offset * 10**9)
+    monkeypatch.setattr(time, "time", lambda: real() + offset)
+    jumps = [0, 86_400, -2 * 86_400, 3600, -3600, 0]
+    with raw_upstream(at_upstream) as up, proxy_in_thread(tmp_path, upstreams={"up": {"base_url": up.url}}) as proxy:
+        begun = time.monotonic()
+        for jump in jumps:
+            assert httpx2.post(f"{proxy.url}/v1/x", content=str(jump), trust_env=False).status_code == 200
+        took = time.monotonic() - begun
+        exchanges = proxy.exchanges()
+    assert [each.request_body.decode() for each in exchanges] == [str(jump) for jump in jumps]
+    assert all(each.duration_us is not None and 0 < each.duration_us / 1e6 < took for each in exchanges)
+    assert sorted(each.id for each in exchanges) == [each.id for each in exchanges]
+    assert exchanges[2].started > exchanges[0].started + 86_000 > exchanges[3].started + 86_000

@@ -90,5 +90,9 @@ class ExchangeIds:
         return self._time + self._process + _base32(self._counter & 0xFFFFFFFFFF, 8)
 
 
+# An id is made for every exchange, so two digits at a time.
+_PAIRS = [first + second for first in CROCKFORD for second in CROCKFORD]
+
+
 def _base32(number: int, width: int) -> str:
-    return "".join([CROCKFORD[(number >> shift) & 31] for shift in range(5 * (width - 1), -1, -5)])
+    return "".join([_PAIRS[(number >> shift) & 1023] for shift in range(5 * (width - 2), -1, -10)])

@@ -11,12 +11,13 @@ from pathlib import Path
 from zlib import crc32
 
 from llmproxy.capture.exchange import OUTCOMES, Exchange, Outcome
-from llmproxy.capture.spool import MAGIC
+from llmproxy.capture.spool import MAGIC, VERSION
 
 logger = logging.getLogger("llmproxy.spool")
 
 _LINE = re.compile(rb"@([a-z_]{1,32}) ([0-9a-z]{26}) (\d{1,20}) (\d{1,12}) ([0-9a-f]{8})\n")
 _LONGEST_LINE = 128
+_VERSION = re.compile(rb"llmproxy spool (\d{1,9})\n")
 _BLOCK = 256 * 1024
 # An exchange whose records lie no further apart is read in one go.
 _SPAN = 4 * 1024 * 1024
@@ -89,10 +90,16 @@ class SegmentReader:
         self._last_ended = 0.0
         self._exhausted = False
         self._damaged = False
+        self._stuck = False
         self.writer_gone = False
 
     def close(self) -> None:
         os.close(self._fd)
+
+    def version(self) -> bytes:
+        """The version of the format it is written in; ours where that cannot be read."""
+        match = _VERSION.match(os.pread(self._fd, 64, 0))
+        return match[1] if match else VERSION
 
     def size(self) -> int:
         """Bytes written so far. Once it is known that the writer is gone, no more will come."""
@@ -285,7 +292,14 @@ class SegmentReader:
         return os.pread(self._fd, min(length, max(0, os.fstat(self._fd).st_size - offset)), offset)
 
     def _leave_out(self, until: int) -> bool:
-        kept = self.set_aside(self._offset, until)
+        try:
+            kept = self.set_aside(self._offset, until)
+        except OSError as exc:
+            # A full disk: the piece stays where it is until there is room; other segments go on and make it.
+            if not self._stuck:
+                logger.error("%s: %d damaged bytes cannot be kept aside yet: %s", self.path, until - self._offset, exc)
+            self._stuck = True
+            return False
         logger.warning("%s: %d damaged bytes at %d are kept in %s", self.path, until - self._offset, self._offset, kept)
         self._offset = until
         self._damaged = True

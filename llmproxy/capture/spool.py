@@ -28,9 +28,13 @@ from zlib import crc32
 
 from llmproxy.capture.exchange import ExchangeIds
 
-MAGIC = b"llmproxy spool 1\n"
+VERSION = b"1"
+MAGIC = b"llmproxy spool %b\n" % VERSION
 SEGMENT_BYTES = 16 * 1024 * 1024
 BUFFER_BYTES = 64 * 1024
+# Above this, joining costs more than `writev`; IOV_MAX of it is the most that POSIX promises on Linux and macOS.
+JOINED_BYTES = 64 * 1024
+_MOST_PIECES = 1024
 # How long a piece of a body may wait for company before it is written. The beginning and the end do not wait.
 FLUSH_SECONDS = 0.02
 
@@ -95,14 +99,20 @@ class SpoolWriter:
         self._open: set[Segment] = set()
         self._retired: list[Segment] = []
         self._timer: asyncio.TimerHandle | None = None
+        self._waiters: list[asyncio.Future[None]] = []
         self._sync: asyncio.Task[None] | None = None
         self._next_sync: asyncio.Task[None] | None = None
 
     def begin(self) -> Segment:
         """The segment for a new exchange; pass it to `append`, and to `release` at the end. Raises `SpoolError`."""
         segment = self._current
-        # A segment that somebody removed would take what is written and keep none of it.
-        if segment is None or segment.size >= self._segment_bytes or not os.fstat(segment.fd).st_nlink:
+        # A segment that somebody removed would take what is written and keep none of it. One look for all that is
+        # written together.
+        if (
+            segment is None
+            or segment.size >= self._segment_bytes
+            or (not segment.buffer and not os.fstat(segment.fd).st_nlink)
+        ):
             try:
                 make_folder(self._folder)
                 segment = Segment(self._folder, self._ids.new(), self._fsync)
@@ -139,6 +149,27 @@ class SpoolWriter:
             return False
         return True
 
+    async def flushed(self, segment: Segment) -> None:
+        """Write what waits, in one go with what all others have added in this step of the event loop: under load one
+        write serves dozens of exchanges."""
+        if segment.exchanges < 2:
+            self.flush(segment)  # nobody to share it with
+            return
+        loop = asyncio.get_running_loop()
+        written = loop.create_future()
+        if not self._waiters:
+            loop.call_soon(self._flush_for_all)
+        self._waiters.append(written)
+        await written
+
+    def _flush_for_all(self) -> None:
+        waiters, self._waiters = self._waiters, []
+        for segment in tuple(self._open):
+            self.flush(segment)
+        for written in waiters:
+            if not written.done():
+                written.set_result(None)
+
     async def durable(self, segment: Segment) -> None:
         """With `fsync`, wait until the disk has everything written so far. All who call while one sync runs share the
         next."""
@@ -158,6 +189,8 @@ class SpoolWriter:
             for segment in (*self._open, *retired):
                 await asyncio.to_thread(os.fdatasync, segment.fd)
         except OSError as exc:
+            for segment in (*self._open, *retired):
+                segment.failures += 1
             self._on_error(exc, 0)
         finally:
             for segment in retired:
@@ -225,8 +258,16 @@ def _sync_folder(folder: Path) -> None:
 
 
 def _write_all(fd: int, pieces: list[bytes]) -> int:
-    data = b"".join(pieces)
-    view = memoryview(data)
+    if len(pieces) <= _MOST_PIECES and sum(map(len, pieces)) > JOINED_BYTES:
+        length = sum(map(len, pieces))
+        written = os.writev(fd, pieces)
+        if written == length:
+            return length
+        view = memoryview(b"".join(pieces))[written:]
+    else:
+        data = b"".join(pieces)
+        length = len(data)
+        view = memoryview(data)
     while view:
         view = view[os.write(fd, view) :]
-    return len(data)
+    return length

@@ -1,6 +1,7 @@
 """The reading half of the spool: all its segments, merged in the order in which exchanges ended."""
 
 import heapq
+import logging
 import os
 import time
 from collections import deque
@@ -10,7 +11,9 @@ from pathlib import Path
 
 from llmproxy.capture.exchange import CROCKFORD
 from llmproxy.capture.segment_reader import Recorded, SegmentReader
-from llmproxy.capture.spool import MAGIC, make_folder
+from llmproxy.capture.spool import MAGIC, VERSION, make_folder
+
+logger = logging.getLogger("llmproxy.spool")
 
 # A file that a writer was making when it died has this age at least.
 _ABANDONED_SECONDS = 60
@@ -23,6 +26,7 @@ class SpoolReader:
         make_folder(folder)
         self._folder = folder
         self._segments: dict[str, SegmentReader] = {}
+        self._foreign: set[str] = set()
 
     def exchanges(self) -> Iterator[Recorded]:
         """The exchanges that have ended since they were last read, in the order in which they ended.
@@ -50,9 +54,12 @@ class SpoolReader:
 
         while unopened or active:
             while unopened and (not active or unopened[0][0] <= heap[0][0]):
-                segment = self._open(unopened.popleft()[1])
+                opened = self._open(unopened.popleft()[1])
+                if opened is None:
+                    continue
+                segment = opened
                 wanted[segment] = segment.size()
-                sizes.update((opened, opened.size()) for opened in wanted)
+                sizes.update((each, each.size()) for each in wanted)
                 advance(segment)
             if active:
                 segment = heapq.heappop(heap)[-1]
@@ -69,10 +76,21 @@ class SpoolReader:
                 if age > _ABANDONED_SECONDS:
                     Path(entry.path).unlink(missing_ok=True)
 
-    def _open(self, name: str) -> SegmentReader:
+    def _open(self, name: str) -> SegmentReader | None:
+        """The segment; None where another version of llmproxy wrote it in a way that we do not know."""
         segment = self._segments.get(name)
-        if segment is None:
-            segment = self._segments[name] = SegmentReader(self._folder / name)
+        if segment is None and name not in self._foreign:
+            segment = SegmentReader(self._folder / name)
+            if segment.version() != VERSION:
+                logger.warning(
+                    "%s: is of another version of llmproxy (spool format %s); it is left for that one to ingest",
+                    segment.path,
+                    segment.version().decode(),
+                )
+                segment.close()
+                self._foreign.add(name)
+                return None
+            self._segments[name] = segment
         return segment
 
     def put_back(self, batch: Sequence[Recorded]) -> None:

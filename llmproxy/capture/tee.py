@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from llmproxy.capture.exchange import ExchangeIds, Outcome
 from llmproxy.capture.spool import Segment, SpoolError, SpoolWriter
-from llmproxy.headers import Headers, redact_headers, redact_query
+from llmproxy.headers import REDACTED, Headers, SecretNames, redact_query
 from llmproxy.metrics import Metrics
 
 
@@ -25,6 +25,7 @@ class Tee:
 
     - `max_body_bytes`: of each body, what is kept.
     - `redact`: header names, in lower case, to redact besides the built-in ones.
+    - `required`: an exchange that cannot be recorded is not to end well (`Recording.durable`).
     """
 
     def __init__(
@@ -34,11 +35,13 @@ class Tee:
         *,
         max_body_bytes: int,
         redact: frozenset[bytes] = frozenset(),
+        required: bool = False,
     ) -> None:
         self.spool = spool
         self.metrics = metrics
         self.max_body_bytes = max_body_bytes
-        self.redact = redact
+        self.secret_names = SecretNames(redact)
+        self.required = required
         self.ids = ExchangeIds()
 
     def begin(self, head: RequestHead) -> "Recording":
@@ -99,8 +102,13 @@ class Recording:
         if head.client is not None:
             lines.append(b"client: " + head.client.encode())
         lines += (b"", b"%b %b HTTP/1.1" % (head.method.encode(), path + question + redact_query(query)))
-        lines += [name + b": " + value for name, value in redact_headers(head.headers, self._tee.redact)]
+        lines += self._redacted(head.headers)
         self._append(b"request", b"\n".join(lines))
+
+    async def flushed(self) -> None:
+        """Write what is recorded so far, together with others who ask in the same moment."""
+        if self._segment is not None and self._tee.spool is not None:
+            await self._tee.spool.flushed(self._segment)
 
     def request_written(self) -> bool:
         """Put what is known of the request on disk, before the upstream gets it. False where that failed."""
@@ -126,7 +134,7 @@ class Recording:
         self.status = status
         if self._segment is not None:
             lines = [b"HTTP/1.1 %d" % status]
-            lines += [name + b": " + value for name, value in redact_headers(headers, self._tee.redact)]
+            lines += self._redacted(headers)
             self._append(b"response", b"\n".join(lines))
 
     def response_body(self, piece: bytes) -> None:
@@ -137,13 +145,33 @@ class Recording:
                 self._response_kept += len(piece)
                 self._append(b"response_body", piece)
 
+    async def complete(self) -> None:
+        """The response came to its end. When this returns the exchange is as safe as the configuration asks: written,
+        or on the disk. Raises `SpoolError` as `durable` does."""
+        segment, spool = self._segment, self._tee.spool
+        if self.outcome is None and segment is not None and spool is not None:
+            self._end("complete", None)
+            try:
+                await spool.flushed(segment)
+            finally:
+                spool.release(segment)
+            await self.durable()
+        else:
+            self.end("complete")
+
     def end(self, outcome: Outcome, error: str | None = None) -> None:
-        """How the exchange ended; on disk when this returns."""
+        """How the exchange ended; written when this returns."""
         if self.outcome is not None:
             return
-        self.outcome = outcome
+        self._end(outcome, error)
         segment, spool = self._segment, self._tee.spool
         if segment is not None and spool is not None:
+            spool.flush(segment)
+            spool.release(segment)
+
+    def _end(self, outcome: Outcome, error: str | None) -> None:
+        self.outcome = outcome
+        if self._segment is not None:
             lines = [
                 b"outcome: " + outcome.encode(),
                 b"request_bytes: %d %d" % (self.request_bytes, self._request_kept),
@@ -152,8 +180,6 @@ class Recording:
             if error:
                 lines.append(b"error: " + " ".join(error.split()).encode("utf-8", "replace"))
             self._append(b"end", b"\n".join(lines))
-            spool.flush(segment)
-            spool.release(segment)
         self._tee.metrics.ended(
             self._head.upstream,
             outcome,
@@ -164,13 +190,24 @@ class Recording:
         )
 
     async def durable(self) -> None:
-        """After `end`: wait for the disk, where the configuration asks for it."""
-        if self._segment is not None and self._tee.spool is not None:
-            await self._tee.spool.durable(self._segment)
+        """After `end`: wait for the disk, where the configuration asks for it.
+
+        Raises `SpoolError` where recording is required and records of the exchange were, or may have been, lost.
+        """
+        segment, spool = self._segment, self._tee.spool
+        if segment is not None and spool is not None:
+            await spool.durable(segment)
+            if self._tee.required and segment.failures != self._failures:
+                raise SpoolError("the exchange could not be recorded")
+
+    def _redacted(self, headers: Headers) -> list[bytes]:
+        secret = self._tee.secret_names
+        return [name + b": " + (REDACTED if secret[name] else value) for name, value in headers]
 
     def _append(self, kind: bytes, payload: bytes) -> None:
         assert self._segment is not None and self._tee.spool is not None
-        self._tee.spool.append(self._segment, kind, self._id, self._elapsed_us(), payload)
+        elapsed = (time.monotonic_ns() - self._started) // 1000
+        self._tee.spool.append(self._segment, kind, self._id, elapsed, payload)
 
     def _elapsed_us(self) -> int:
         return (time.monotonic_ns() - self._started) // 1000

@@ -18,6 +18,8 @@ from llmproxy.headers import Header
 MAX_UNREAD_BYTES = 256 * 1024
 MAX_HEAD_BYTES = 64 * 1024
 MAX_INTERIM_RESPONSES = 16
+# Above this, joining costs more than a list for `writev`.
+JOINED_BYTES = 16 * 1024
 
 
 class Connection(asyncio.Protocol):
@@ -197,11 +199,14 @@ class Connection(asyncio.Protocol):
             and not self._poll.poll(0)
         )
 
-    def begin(self, method: str, data: bytes) -> None:
+    def begin(self, method: str, head: bytes, body: bytes) -> None:
         """Send a request's head and as much of its body as is known."""
         self._begin(method)
         assert self._transport is not None
-        self._transport.write(data)
+        if len(body) <= JOINED_BYTES:
+            self._transport.write(head + body)
+        else:
+            self._transport.writelines((head, body))
 
     async def write(self, data: bytes, timeout: float | None) -> None:
         """Send more of the body; waits while the upstream does not take it."""
@@ -225,13 +230,17 @@ class Connection(asyncio.Protocol):
 
     async def read(self, timeout: float | None) -> bytes:
         """What has come of the body since the last call; b"" at its end. Raises what went wrong."""
-        while not self._pieces:
-            if self.complete:
-                self.finish()
-                return b""
+        while not self.readable:
             if self.failure is not None:
                 raise self.failure
             await self._wait(timeout)
+        return self.take()
+
+    def take(self) -> bytes:
+        """What `read` gives, where it would not wait."""
+        if not self._pieces:
+            self.finish()
+            return b""
         piece = self._pieces[0] if len(self._pieces) == 1 else b"".join(self._pieces)
         self._pieces = []
         self._unread = 0
@@ -241,6 +250,11 @@ class Connection(asyncio.Protocol):
         if self.complete:
             self.finish()
         return piece
+
+    @property
+    def readable(self) -> bool:
+        """Whether `read` would not wait."""
+        return bool(self._pieces) or self.complete
 
     @property
     def ended(self) -> bool:

@@ -14,8 +14,10 @@ import httpx2
 
 from llmproxy.transports.connection import Connection
 from llmproxy.transports.race import connect
+from llmproxy.transports.raw_headers import RawHeaders
 
 KEEPALIVE_SECONDS = 30.0
+MAX_KNOWN_URLS = 256
 
 
 class HTTP1Transport(httpx2.AsyncBaseTransport):
@@ -36,26 +38,23 @@ class HTTP1Transport(httpx2.AsyncBaseTransport):
         self._ssl_context = ssl_context
         self._keepalive_expiry = keepalive_expiry
         self._pools: dict[tuple[str, str, int | None], _Pool] = {}
+        self._known: dict[int, tuple[httpx2.URL, _Pool]] = {}
 
     async def handle_async_request(self, request: httpx2.Request) -> httpx2.Response:
-        url = request.url
-        origin = (url.scheme, url.host, url.port)
-        pool = self._pools.get(origin)
-        if pool is None:
-            pool = self._pools[origin] = self._pool(*origin)
+        pool = self._pool_of(request.url)
         timeout = request.extensions.get("timeout") or {}
         head, body, chunked = _prepare(request)
         connection = pool.take() or await pool.open(timeout.get("connect"))
         upload: asyncio.Task[None] | None = None
         try:
             if body is None:
-                connection.begin(request.method, head)
+                connection.begin(request.method, head, b"")
                 connection.sending = True
                 upload = asyncio.get_running_loop().create_task(
                     _upload(connection, request, chunked, timeout.get("write"))
                 )
             else:
-                connection.begin(request.method, head + body)
+                connection.begin(request.method, head, body)
             await connection.wait_head(timeout.get("read"))
         except BaseException:
             connection.abort()
@@ -64,13 +63,30 @@ class HTTP1Transport(httpx2.AsyncBaseTransport):
             raise
         stream = _ResponseStream(connection, timeout.get("read"), upload)
         extensions = {"http_version": b"HTTP/1.1", "reason_phrase": connection.reason}
-        return httpx2.Response(connection.status, headers=connection.headers, stream=stream, extensions=extensions)
+        response = httpx2.Response(connection.status, stream=stream, extensions=extensions)
+        response.headers = RawHeaders(connection.headers)
+        return response
 
     async def aclose(self) -> None:
         for pool in self._pools.values():
             pool.close()
         self._pools.clear()
+        self._known.clear()
         await asyncio.sleep(0)  # so that the transports close their sockets while there is a loop to do it
+
+    def _pool_of(self, url: httpx2.URL) -> "_Pool":
+        # An upstream's URL is the same object each time, and to ask it for its parts costs more than to know it again.
+        known = self._known.get(id(url))
+        if known is not None and known[0] is url:
+            return known[1]
+        origin = (url.scheme, url.host, url.port)
+        pool = self._pools.get(origin)
+        if pool is None:
+            pool = self._pools[origin] = self._pool(*origin)
+        if len(self._known) >= MAX_KNOWN_URLS:
+            self._known.clear()
+        self._known[id(url)] = (url, pool)
+        return pool
 
     def _pool(self, scheme: str, host: str, port: int | None) -> "_Pool":
         if scheme not in ("http", "https"):
@@ -158,6 +174,11 @@ class _ResponseStream(httpx2.AsyncByteStream):
         self.ended = False
         """Whether the last piece has been handed out: no need to ask for another to know."""
 
+    @property
+    def ready(self) -> bool:
+        """Whether the next piece, or the end, is at hand."""
+        return self._connection is None or self._connection.readable
+
     def __aiter__(self) -> AsyncIterator[bytes]:
         return self
 
@@ -165,7 +186,7 @@ class _ResponseStream(httpx2.AsyncByteStream):
         connection = self._connection
         if connection is None:
             raise StopAsyncIteration
-        piece = await connection.read(self._timeout)
+        piece = connection.take() if connection.readable else await connection.read(self._timeout)
         if connection.ended:
             self.ended = True
             self._let_go()
@@ -201,15 +222,15 @@ def _prepare(request: httpx2.Request) -> tuple[bytes, bytes | None, bool]:
     fields = request.headers.raw
     target: bytes = request.extensions.get("target") or request.url.raw_path
     lines: list[Any] = [b"%b %b HTTP/1.1" % (request.method.encode("ascii", "replace"), target)]
+    lines += [name + b": " + value for name, value in fields]
     framed = chunked = False
-    for name, value in fields:
-        lines.append(name + b": " + value)
+    for name, _ in fields:
         length = len(name)
         if length == 14 and name.lower() == b"content-length":
             framed = True
         elif length == 17 and name.lower() == b"transfer-encoding":
             framed = chunked = True
-    body = b"".join(request.stream) if isinstance(request.stream, httpx2.ByteStream) else None
+    body = next(iter(request.stream)) if type(request.stream) is httpx2.ByteStream else None
     if not framed and body is None:
         chunked = True
         lines.append(b"Transfer-Encoding: chunked")

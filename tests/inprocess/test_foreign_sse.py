@@ -76,14 +76,14 @@ def test_words_come_as_they_are_sent(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("before", [b"", word("one ")])
 def test_a_client_that_goes_closes_the_services_connection(tmp_path: Path, before: bytes) -> None:
-    with searching(tmp_path, before, "hang") as (service, proxy):
-        with httpx2.Client(trust_env=False) as client:
-            if before:
-                with client.stream("POST", f"{proxy.url}/v1/chat/completions", json=ASK | {"stream": True}) as response:
-                    assert b"one " in next(response.iter_raw())
-            else:
-                with pytest.raises(httpx2.ReadTimeout):
-                    client.post(f"{proxy.url}/v1/chat/completions", json=ASK, timeout=httpx2.Timeout(5, read=0.3))
+    with searching(tmp_path, before, "hang") as (service, proxy), client_of(proxy.url) as client:
+        if before:
+            stream = client.chat.completions.create(stream=True, **ASK)
+            assert [next(stream).choices[0].delta.content for _ in range(2)] == ["", "one "]
+            stream.close()
+        else:
+            with pytest.raises(openai.APITimeoutError):
+                client.with_options(timeout=0.3).chat.completions.create(**ASK)
         assert service.gone.wait(20)
         assert proxy.exchange().outcome == "client_gone"
 

@@ -12,14 +12,15 @@ the proxy records the exchange.
 
 import time
 import uuid
-from collections.abc import AsyncGenerator, AsyncIterator, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import aclosing, asynccontextmanager
+from threading import BoundedSemaphore
 from typing import Any, Literal
 
 import llm
 from llm.models import ModelWithAliases
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
@@ -55,12 +56,15 @@ class Options(BaseModel):
 
     - `models`: the models and aliases that are offered; null for all that `llm models` lists.
     - `keys`: whose key is used: what `llm keys` has, or what the client sends, where it sends one.
+    - `threads`: how many requests a model without an async form answers at the same time; others wait. Local models
+      are seldom made for more than one.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     models: tuple[str, ...] | None = None
     keys: Literal["llm", "client"] = "llm"
+    threads: int = Field(default=1, ge=1, le=MAX_THREADS)
 
 
 class UnknownModel(BadRequest):
@@ -82,6 +86,7 @@ class _Models:
         self._options = options
         self._models: dict[str, ModelWithAliases] = {}
         self._threads = ThreadPoolExecutor(MAX_THREADS, "llm-model")
+        self._gates: dict[str, BoundedSemaphore] = {}
         self.app = Starlette(
             routes=[
                 Route("/v1/chat/completions", self._chat, methods=["POST"]),
@@ -126,7 +131,9 @@ class _Models:
             raise BadRequest("Missing required parameter: 'model'.", "model", "missing_required_parameter")
         found = self._find(name)
         key = _bearer(request) if self._options.keys == "client" else None
-        return _Answer(found, read_call(body, found.async_model or found.model), name, key, self._threads)
+        call = read_call(body, found.async_model or found.model)
+        gate = self._gates.setdefault(found.model.model_id, BoundedSemaphore(self._options.threads))
+        return _Answer(call, name, lambda: answer(found, call, key, self._threads, gate))
 
     def _find(self, name: str) -> ModelWithAliases:
         found = self._models.get(name)
@@ -139,13 +146,9 @@ class _Answer(Response):
     """The chat completion, sent while the model answers. The head waits for its first piece: until then what goes wrong
     is told by the status."""
 
-    def __init__(
-        self, model: ModelWithAliases, call: Call, name: str, key: str | None, threads: ThreadPoolExecutor
-    ) -> None:
-        self._model = model
+    def __init__(self, call: Call, name: str, pieces: Callable[[], AsyncGenerator[Piece | Finished]]) -> None:
         self._call = call
-        self._key = key
-        self._threads = threads
+        self._pieces = pieces
         self._head = Head(f"chatcmpl-{uuid.uuid4().hex}", int(time.time()), name)
         self.background = None
 
@@ -155,9 +158,6 @@ class _Answer(Response):
             await while_connected(sending, receive)
         except ClientGone:
             pass
-
-    def _pieces(self) -> AsyncGenerator[Piece | Finished]:
-        return answer(self._model, self._call, self._key, self._threads)
 
     async def _send_whole(self, scope: Scope, receive: Receive, send: Send) -> None:
         said: list[Piece] = []

@@ -6,6 +6,7 @@ from collections.abc import AsyncGenerator, Iterator, Sequence
 from concurrent.futures import CancelledError, ThreadPoolExecutor
 from contextlib import aclosing
 from dataclasses import dataclass
+from threading import BoundedSemaphore
 from typing import Any, Literal
 
 import llm
@@ -46,9 +47,11 @@ class Finished:
 
 
 async def answer(
-    model: ModelWithAliases, call: Call, key: str | None, threads: ThreadPoolExecutor
+    model: ModelWithAliases, call: Call, key: str | None, threads: ThreadPoolExecutor, gate: BoundedSemaphore
 ) -> AsyncGenerator[Piece | Finished]:
     """Prompt the model and give what it says as it says it, `Finished` at the end. Closing it stops the model.
+
+    A model without an async form answers in one of the `threads`, once `gate` lets it in.
 
     Raises `NoKey` and `ModelFailed`.
     """
@@ -57,7 +60,7 @@ async def answer(
         if model.async_model is not None:
             events = _async_events(model.async_model, call, key)
         else:
-            events = _threaded_events(model.model, call, key, threads)
+            events = _threaded_events(model.model, call, key, threads, gate)
         async with aclosing(events):
             async for event in events:
                 if isinstance(event, StreamEvent):
@@ -135,7 +138,7 @@ async def _async_events(model: AsyncModel, call: Call, key: str | None) -> Async
 
 
 async def _threaded_events(
-    model: Model, call: Call, key: str | None, threads: ThreadPoolExecutor
+    model: Model, call: Call, key: str | None, threads: ThreadPoolExecutor, gate: BoundedSemaphore
 ) -> AsyncGenerator[StreamEvent | _End]:
     """A model that only works synchronously runs in a thread, a few pieces ahead of its reader and no further."""
     loop = asyncio.get_running_loop()
@@ -148,6 +151,12 @@ async def _threaded_events(
         asyncio.run_coroutine_threadsafe(pieces.put(piece), loop).result()
 
     def work() -> None:
+        # Held until the thread has left the model, however its reader ended.
+        with gate:
+            if not stopped:
+                prompt()
+
+    def prompt() -> None:
         try:
             response = model.prompt(**_arguments(call, key))
             events = response.stream_events()

@@ -243,6 +243,22 @@ def test_a_client_that_goes_away_stops_the_model(tmp_path: Path, model: str, pro
         assert SEEN.given < 5_000
 
 
+def test_a_model_that_knows_no_async_answers_one_after_the_other(tmp_path: Path) -> None:
+    with client(tmp_path) as (ask, _):
+        asked: Any = {"model": "slow", "messages": QUESTION[-1:], "stream": True}
+        first = ask.chat.completions.create(**asked)
+        next(first)
+        waiting: list[Any] = []
+        second = threading.Thread(target=lambda: waiting.append(ask.chat.completions.create(**asked)))
+        second.start()
+        for _ in range(20):
+            next(first)
+        assert not waiting
+        first.close()
+        second.join(10)
+        waiting[0].close()
+
+
 REFUSED: list[tuple[dict[str, Any], int, str | None, str | None]] = [
     ({"model": "gpt-0"}, 404, "model", "model_not_found"),
     ({"temperature": 3}, 400, "temperature", "invalid_value"),

@@ -117,6 +117,7 @@ class CaptureConfig(_Frozen):
     spool: Path | None = None
     max_body_bytes: int = Field(default=32 * 1024 * 1024, ge=0)
     fsync: bool = False
+    settle: float = Field(default=0.3, ge=0, le=60)
     on_spool_error: Literal["forward", "refuse"] = "forward"
     raw: Literal["failed", "all", "none"] = "failed"
     redact_headers: tuple[str, ...] = ()

@@ -2,6 +2,11 @@
 
 It runs in a process of its own. Whatever happens to it or to the database, forwarding goes on and the spool grows; what
 was read twice is told by its id, so that it may be killed at any moment.
+
+The database is shared with `llm`, whose transactions read before they write: SQLite refuses such a write at once
+("database is locked") where another process writes or has written meanwhile (SQLITE_BUSY_SNAPSHOT in
+sqlite.org/rescode.html). So transactions here are short, a thread holds them that runs even where the machine is busy,
+and an exchange is written a moment after it ended (`capture.settle`): `llm` writes its own record right then.
 """
 
 import asyncio
@@ -11,7 +16,9 @@ import logging
 import os
 import sqlite3
 import time
+from collections import deque
 from collections.abc import Awaitable, Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -37,7 +44,8 @@ It may raise: it is then called again, three times in all, and neither the datab
 
 POLL_SECONDS = 0.1
 BATCH_EXCHANGES = 200
-BATCH_BYTES = 8 * 1024 * 1024
+BATCH_BYTES = 1024 * 1024
+TRANSACTION_SECONDS = 0.05
 HOOK_SECONDS = 30.0
 HOOK_TRIES = 3
 HOOK_BATCHES = 4
@@ -65,6 +73,10 @@ class Ingester:
         self._capture = capture
         self._hooks = hooks
         self._spool = SpoolReader(capture.spool_path)
+        # The database is this thread's alone. It is started here, before its maker gives way to others (sched(7): what
+        # a thread starts is as idle as itself): whoever holds the database must not wait for the processor.
+        self._writer = ThreadPoolExecutor(1, "database")
+        self._writer.submit(int).result()
         self._opened: _Opened | None = None
         self._hook_tasks: set[asyncio.Task[None]] = set()
         self.ingested = 0
@@ -74,7 +86,7 @@ class Ingester:
         pause = POLL_SECONDS
         while not stop.is_set():
             try:
-                await self._pass()
+                await self._pass(settle=self._capture.settle)
                 pause = POLL_SECONDS
             except StoreUnavailable as exc:
                 if pause == POLL_SECONDS:
@@ -89,7 +101,7 @@ class Ingester:
         while True:
             before = self.ingested
             try:
-                await self._pass()
+                await self._pass(settle=0)
                 break
             except StoreUnavailable as exc:
                 if self.ingested > before:
@@ -104,14 +116,15 @@ class Ingester:
         return True
 
     def close(self) -> None:
-        self._close_database()
+        self._writer.submit(self._close_database).result()
+        self._writer.shutdown()
         self._spool.close()
 
-    async def _pass(self) -> None:
+    async def _pass(self, *, settle: float) -> None:
         """Ingest what has ended by now, in batches: one transaction for many exchanges where many wait."""
         batch: list[Recorded] = []
         size = 0
-        for recorded in self._spool.exchanges():
+        for recorded in self._spool.exchanges(settle):
             batch.append(recorded)
             size += recorded.size
             if len(batch) >= BATCH_EXCHANGES or size >= BATCH_BYTES:
@@ -123,12 +136,14 @@ class Ingester:
         if not batch:
             self._spool.save()
             return
+        understood = [_understand(recorded) for recorded in batch]
         try:
-            turns = self._write(batch)
+            await asyncio.get_running_loop().run_in_executor(self._writer, self._write, understood)
         except StoreUnavailable:
             self._spool.put_back(batch)
             raise
         self.ingested += len(batch)
+        turns = [(each.reading.turn, each.exchange) for each in understood if each.reading.turn and each.exchange]
         if self._hooks and turns:
             while len(self._hook_tasks) >= HOOK_BATCHES:
                 await asyncio.wait(self._hook_tasks, return_when=asyncio.FIRST_COMPLETED)
@@ -139,29 +154,21 @@ class Ingester:
             self._acknowledge(batch)
         self._spool.save()
 
-    def _write(self, batch: list[Recorded]) -> list[tuple[Turn, Exchange]]:
-        """Write a batch into the database, each exchange exactly once; give the turns that hooks are to have."""
-        turns = []
-        with self._database() as db:
-            known = known_exchanges(db.conn, [recorded.id for recorded in batch])
-            recorder = DatabaseRecorder(db, self._capture.raw)
-            for recorded in batch:
-                if recorded.id in known and not self._hooks:
-                    continue
-                try:
-                    exchange = recorded.load()
-                except (ValueError, KeyError, IndexError) as exc:
-                    logger.error("exchange %s cannot be read from the spool: %r; it is kept aside", recorded.id, exc)
-                    recorded.set_aside()
-                    if recorded.id not in known:
-                        _write_row(db, recorded, f"spool record unreadable: {type(exc).__name__}")
-                    continue
-                reading = read(exchange)
-                if recorded.id not in known:
-                    _write_exchange(db, recorder, recorded, exchange, reading)
-                if reading.turn is not None and self._hooks:
-                    turns.append((reading.turn, exchange))
-        return turns
+    def _write(self, batch: Sequence["_Understood"]) -> None:
+        """Write a batch into the database, each exchange exactly once."""
+        waiting = deque(batch)
+        recorder: DatabaseRecorder | None = None
+        while waiting:
+            with self._database() as db:
+                until = time.monotonic() + TRANSACTION_SECONDS
+                known = known_exchanges(db.conn, [each.recorded.id for each in waiting])
+                recorder = recorder or DatabaseRecorder(db, self._capture.raw)
+                while waiting:
+                    each = waiting.popleft()
+                    if each.recorded.id not in known:
+                        _write_exchange(db, recorder, each)
+                    if time.monotonic() > until:
+                        break
 
     @contextmanager
     def _database(self) -> Iterator[Database]:
@@ -240,9 +247,30 @@ def read(exchange: Exchange) -> Reading:
     return Reading(api, turn, None)
 
 
-def _write_exchange(
-    db: Database, recorder: DatabaseRecorder, recorded: Recorded, exchange: Exchange, reading: Reading
-) -> None:
+@dataclass(frozen=True, slots=True)
+class _Understood:
+    """An exchange of the spool and what it means; `exchange` is None where its records make no sense."""
+
+    recorded: Recorded
+    exchange: Exchange | None
+    reading: Reading
+
+
+def _understand(recorded: Recorded) -> _Understood:
+    try:
+        exchange = recorded.load()
+    except (ValueError, KeyError, IndexError) as exc:
+        logger.error("exchange %s cannot be read from the spool: %r; it is kept aside", recorded.id, exc)
+        return _Understood(recorded, None, Reading(None, None, f"spool record unreadable: {type(exc).__name__}"))
+    return _Understood(recorded, exchange, read(exchange))
+
+
+def _write_exchange(db: Database, recorder: DatabaseRecorder, understood: _Understood) -> None:
+    recorded, exchange, reading = understood.recorded, understood.exchange, understood.reading
+    if exchange is None:
+        recorded.set_aside()
+        _write_row(db, recorded, reading.reason)
+        return
     try:
         with db.atomic():
             recorder.write(exchange, reading)
@@ -259,7 +287,7 @@ def _write_exchange(
             _write_row(db, recorded, reason)
 
 
-def _write_row(db: Database, recorded: Recorded, reason: str) -> None:
+def _write_row(db: Database, recorded: Recorded, reason: str | None) -> None:
     insert(
         db.conn,
         "llmproxy_exchanges",

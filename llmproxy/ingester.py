@@ -7,7 +7,6 @@ import os
 import signal
 import sys
 import time
-from pathlib import Path
 
 from llmproxy.capture.spool_reader import backlog
 from llmproxy.config import CaptureConfig
@@ -25,23 +24,17 @@ def supervise() -> int:
     """Under `serve`: settings are the first line of standard input, its end is the signal to drain and end."""
     capture = CaptureConfig.model_validate(json.loads(sys.stdin.buffer.readline()))
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    _give_way()
+    signal.signal(signal.SIGTTOU, signal.SIG_IGN)
     return asyncio.run(_run(capture, drain=False, until_eof=True))
 
 
 def _give_way() -> None:
-    """Run only where the processor is not wanted by others: forwarding must not wait for what can be caught up."""
+    """Let this thread run only where the processor is not wanted by others: forwarding must not wait for what can be
+    caught up."""
     if hasattr(os, "SCHED_IDLE"):
         os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))
     else:
         os.nice(19)
-    # Linux may weigh sessions against each other before processes (sched(7), autogroup), and we have one of our own.
-    autogroup = Path("/proc/self/autogroup")
-    if autogroup.exists():
-        try:
-            autogroup.write_text("19")
-        except OSError as exc:
-            logger.debug("%s cannot be written: %s", autogroup, exc.strerror)
 
 
 def follow(capture: CaptureConfig, *, drain: bool) -> int:
@@ -62,6 +55,8 @@ async def _run(capture: CaptureConfig, *, drain: bool, until_eof: bool) -> int:
         if not await _acquire(lock, capture, stop, drain=drain):
             return 0
         ingester = Ingester(capture, hooks)
+        if until_eof:
+            _give_way()  # not before the thread of the ingester that writes is there: it would be inherited for good
         try:
             if drain:
                 emptied = await ingester.drain(patience=PATIENCE_DRAIN)

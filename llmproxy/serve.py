@@ -317,12 +317,13 @@ class IngesterProcess:
         self._thread.join()
 
     def _spawn(self) -> subprocess.Popen[bytes]:
-        # A session of its own: Ctrl-C in the terminal is for us, and the ingester ends after us.
+        # A process group of its own: Ctrl-C in the terminal is for us, and the ingester ends after us. No session of
+        # its own: Linux may weigh sessions against each other before processes (sched(7), autogroup).
         process = subprocess.Popen(
             [sys.executable, "-m", "llmproxy", "ingest", "--supervised"],
             stdin=subprocess.PIPE,
             stdout=subprocess.DEVNULL,
-            start_new_session=True,
+            process_group=0,
         )
         assert process.stdin is not None
         try:

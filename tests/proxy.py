@@ -125,7 +125,8 @@ class Program:
         self.environment = {
             name: value for name, value in os.environ.items() if not name.startswith(("LLMPROXY_", "LLM_"))
         }
-        self.environment |= {"LLM_USER_PATH": str(home), "PYTHONUNBUFFERED": "1", **(environment or {})}
+        self.environment |= {"LLM_USER_PATH": str(home), "PYTHONUNBUFFERED": "1", "LLMPROXY_CAPTURE__SETTLE": "0"}
+        self.environment |= environment or {}
         self.process = subprocess.Popen(
             [sys.executable, "-m", "llmproxy", *arguments],
             stdout=subprocess.PIPE,

@@ -11,7 +11,10 @@ import anthropic
 import httpx2
 import openai
 import pytest
+import sqlite_utils
+from llm.default_plugins.openai_models import Chat
 
+from llmproxy.config import CaptureConfig
 from tests.corpus import Player, Record, fixture_records
 from tests.proxy import Program, eventually, serving
 from tests.raw_upstream import Connection, RawRequest, answer, raw_upstream
@@ -110,9 +113,26 @@ def test_anthropic_messages(tmp_path: Path, record: Record) -> None:
         program.exchanges(1)
 
 
+# As users have it: the tests' own is 0, to be fast.
+SETTLE = {"LLMPROXY_CAPTURE__SETTLE": str(CaptureConfig().settle)}
+
+
+def test_llm_writes_its_own_record_beside_ours(tmp_path: Path) -> None:
+    """`llm` reads, then writes, in one transaction, right after the last byte: the ingester is not to come between."""
+    with serving(tmp_path, "--upstream", "mock", environment=SETTLE) as program:
+        model = Chat("captured", model_name="captured", api_base=f"{program.url}/v1")
+        for count in range(1, 9):
+            response = model.prompt("Are you there?", stream=False, key="any")
+            response.text()
+            response.log_to_db(database := sqlite_utils.Database(program.database))
+            database.close()
+            program.exchanges(count)
+        assert len(program.logs()) == 16
+
+
 def test_llm_continues_a_captured_conversation(tmp_path: Path) -> None:
     """`llm -c` goes on with a conversation that an OpenAI client began, history and all."""
-    with serving(tmp_path, "--upstream", "mock") as program:
+    with serving(tmp_path, "--upstream", "mock", environment=SETTLE) as program:
         with openai.OpenAI(base_url=f"{program.url}/v1", api_key="any") as client:
             first = client.chat.completions.create(
                 model="captured", messages=[{"role": "user", "content": "Remember the number seven."}]

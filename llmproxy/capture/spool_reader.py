@@ -28,8 +28,9 @@ class SpoolReader:
         self._segments: dict[str, SegmentReader] = {}
         self._foreign: set[str] = set()
 
-    def exchanges(self) -> Iterator[Recorded]:
-        """The exchanges that have ended since they were last read, in the order in which they ended.
+    def exchanges(self, settle: float = 0.0) -> Iterator[Recorded]:
+        """The exchanges that have ended since they were last read, in the order in which they ended; those of the last
+        `settle` seconds are left for the next time.
 
         A conversation may be recorded by several processes, and its next request begins after its last response
         ended. So the sizes of all segments are taken twice: what lies below the first sizes is wanted, and whatever
@@ -62,6 +63,9 @@ class SpoolReader:
                 sizes.update((each, each.size()) for each in wanted)
                 advance(segment)
             if active:
+                # Both ways, because the clock may have been set back since.
+                if abs(time.time() - heap[0][0]) < settle:
+                    return
                 segment = heapq.heappop(heap)[-1]
                 yield segment.pop()
                 advance(segment)

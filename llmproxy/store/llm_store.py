@@ -4,8 +4,10 @@ It uses `llm.logs`, which is not in `llm.__all__`; a test that reads back throug
 version of `llm` changes it.
 """
 
+import errno
 import hashlib
 import json
+import os
 import re
 import sqlite3
 from collections.abc import Sequence
@@ -38,6 +40,9 @@ def open_database(path: Path, *, full_sync: bool = False) -> Database:
     make_folder(path.parent)
     if not path.exists():
         path.touch(mode=0o600)
+    if not os.access(path, os.W_OK):
+        # SQLite would open it all the same, and make its -wal and -shm read-only too, for as long as they live.
+        raise PermissionError(errno.EACCES, "it is read-only")
     connection = sqlite3.connect(path, timeout=2.0, isolation_level=None)
     try:
         connection.execute("pragma journal_mode = wal")

@@ -132,13 +132,15 @@ class Faults:
     @contextlib.contextmanager
     def read_only(self) -> Iterator[None]:
         """The database's files are read-only. Who has them open may go on, so the ingester begins anew."""
-        files = [path for path in self.place.database.parent.iterdir() if path.name.startswith("logs.db")]
-        for path in files:
-            path.chmod(0o400)
+        self._allow(0o400)
         kill(self._pids("ingester"))
         yield
-        for path in files:
-            path.chmod(0o600)
+        self._allow(0o600)
+
+    def _allow(self, mode: int) -> None:
+        for path in self.place.database.parent.iterdir():
+            if path.name.startswith("logs.db"):
+                path.chmod(mode)
 
     @contextlib.contextmanager
     def rubbish(self) -> Iterator[None]:

@@ -140,7 +140,8 @@ class Faults:
     def _allow(self, mode: int) -> None:
         for path in self.place.database.parent.iterdir():
             if path.name.startswith("logs.db"):
-                path.chmod(mode)
+                with contextlib.suppress(FileNotFoundError):  # SQLite removes its own
+                    path.chmod(mode)
 
     @contextlib.contextmanager
     def rubbish(self) -> Iterator[None]:

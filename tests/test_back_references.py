@@ -108,12 +108,12 @@ def test_any_bodies_in_any_pieces(
     seeds: list[int], lengths: list[int], cuts: list[list[int]], edits: list[int], segment_bytes: int
 ) -> None:
     whole = [noise(seed, 150_000) for seed in range(3)]
-    bodies = []
+    bodies: list[bytes] = []
     for seed, length, edit in zip(seeds, lengths, edits, strict=False):
-        body = bytearray(whole[seed][:length])
-        if edit < len(body):
-            body[edit] ^= 1
-        bodies.append(bytes(body))
+        edited = bytearray(whole[seed][:length])
+        if edit < length:
+            edited[edit] ^= 1
+        bodies.append(bytes(edited))
     pieces = []
     for body, at in zip(bodies, cuts, strict=False):
         bounds = [0, *sorted(cut for cut in at if cut < len(body)), len(body)]

@@ -159,14 +159,15 @@ def client(tmp_path: Path, **options: Any) -> Iterator[tuple[openai.OpenAI, InTh
     upstream = {"app": APP, "options": options}
     with (
         proxy_in_thread(tmp_path, upstreams={"llm": upstream}) as proxy,
-        openai.OpenAI(base_url=f"{proxy.url}/v1", api_key="from-client", max_retries=0) as found,
+        openai.OpenAI(base_url=f"{proxy.url}/v1", api_key="from-client", max_retries=0, timeout=30) as found,
     ):
         yield found, proxy
 
 
 def test_a_conversation_streamed_and_whole(tmp_path: Path) -> None:
     with client(tmp_path) as (ask, proxy):
-        assert [model.id for model in ask.models.list()] == ["sync", "s", "slow", "broken", "async"]
+        listed = ["sync", "s", "slow", "broken", "async"]
+        assert [model.id for model in ask.models.list()] == listed
         assert ask.models.retrieve("s").id == "s"
         options: Any = {"model": "s", "messages": QUESTION, "temperature": 0.5, "max_completion_tokens": 9}
         whole = ask.chat.completions.create(**options)
@@ -228,6 +229,60 @@ def test_an_image_and_a_schema(tmp_path: Path) -> None:
     assert [attachment.content for attachment in prompt.attachments] == [b"\x89PNG\r\n\x1a\n"]
     assert isinstance(prompt.messages[-1].parts[0], TextPart) and prompt.schema == schema
     assert refused.value.param == "response_format"
+
+
+def image(url: Any) -> dict[str, Any]:
+    return {"type": "image_url", "image_url": {"url": url}}
+
+
+NOT_READ: list[tuple[dict[str, Any], str]] = [
+    (image("data:image/png;base64,!!!"), ".image_url"),
+    (image("data:image/png"), ".image_url"),
+    (image(""), ".image_url"),
+    (image(7), ".image_url"),
+    (image("cat.png"), ".image_url"),
+    (image("file:///etc/cat.png"), ".image_url"),
+    (image("https:///cat.png"), ".image_url"),
+    (image("https://[cat.png"), ".image_url"),
+    (image("https://cats.example/cat"), ".image_url"),
+    (image("https://cats.example/cat.gif"), ".image_url"),
+    ({"type": "input_audio", "input_audio": {"data": "?", "format": "wav"}}, ".input_audio"),
+    ({"type": "file", "file": {"file_id": "file-1"}}, ".file"),
+    ({"type": "smell", "of": "roses"}, ""),
+]
+
+
+@pytest.mark.parametrize(("part", "place"), NOT_READ)
+def test_an_attachment_that_cannot_be_read_is_refused_by_its_place(
+    tmp_path: Path, part: dict[str, Any], place: str
+) -> None:
+    history: Any = [*QUESTION[:2], {"role": "user", "content": [{"type": "text", "text": "look"}, part]}]
+    with client(tmp_path) as (ask, _):
+        for messages in (history, [*history, QUESTION[-1]]):
+            with pytest.raises(openai.BadRequestError) as refused:
+                ask.chat.completions.create(model="sync", messages=messages)
+            assert (refused.value.param, refused.value.code) == (f"messages[2].content[1]{place}", "invalid_value")
+            assert f"'{refused.value.param}'" in refused.value.message
+    assert not SEEN.prompts
+
+
+def test_an_image_by_its_address_and_what_a_tool_gave_back(tmp_path: Path) -> None:
+    call = {"id": "1", "type": "function", "function": {"name": "weather", "arguments": "{}"}}
+    result = [{"type": "resource", "of": "the tool"}, image(PIXEL)]
+    messages: Any = [
+        {"role": "user", "content": [image("https://cats.example/cat.png")]},
+        {"role": "assistant", "content": None, "tool_calls": [call]},
+        {"role": "tool", "tool_call_id": "1", "content": result},
+    ]
+    with client(tmp_path) as (ask, _):
+        ask.chat.completions.create(model="sync", messages=messages)
+        result[1] = image("data:image/gif;base64,AAAA")
+        with pytest.raises(openai.BadRequestError, match=r"messages\[2\]\.content\[1\]\.image_url.*image/gif"):
+            ask.chat.completions.create(model="sync", messages=messages)
+    (prompt,) = SEEN.prompts
+    asked, _, told = prompt.messages
+    assert asked.parts[0].attachment.url == "https://cats.example/cat.png"
+    assert "the tool" in told.parts[0].output and [each.type for each in told.parts[0].attachments] == ["image/png"]
 
 
 @pytest.mark.parametrize(("model", "prompt"), [("slow", "go"), ("async", "forever")])

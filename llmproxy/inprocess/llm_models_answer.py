@@ -1,18 +1,18 @@
 """A model of `llm` at work: its answer piece by piece, from a coroutine or from a thread."""
 
 import asyncio
-import json
-from collections.abc import AsyncGenerator, Iterator, Sequence
+from collections.abc import AsyncGenerator, Sequence
 from concurrent.futures import CancelledError, ThreadPoolExecutor
 from contextlib import aclosing
 from dataclasses import dataclass
 from threading import BoundedSemaphore
-from typing import Any, Literal
+from typing import Any
 
 import llm
 from llm.models import AsyncModel, Model, ModelWithAliases, ToolCall
 from llm.parts import StreamEvent
 
+from llmproxy.inprocess.llm_models_pieces import Finished, Piece, Pieces
 from llmproxy.inprocess.llm_models_request import Call
 
 # Pieces that a model in a thread may be ahead of its reader.
@@ -27,25 +27,6 @@ class NoKey(Exception):
     """There is no key for the model. The message says how to set one."""
 
 
-@dataclass(frozen=True, slots=True)
-class Piece:
-    """A piece of the answer: text, reasoning, the name of a tool that is called (with the call's `id`), or a piece of
-    the call's arguments. `index` tells the calls apart."""
-
-    kind: Literal["content", "reasoning", "call", "arguments"]
-    text: str
-    index: int = 0
-    id: str | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Finished:
-    """The answer's end, with the tokens as the model reported them."""
-
-    input_tokens: int | None
-    output_tokens: int | None
-
-
 async def answer(
     model: ModelWithAliases, call: Call, key: str | None, threads: ThreadPoolExecutor, gate: BoundedSemaphore
 ) -> AsyncGenerator[Piece | Finished]:
@@ -55,7 +36,7 @@ async def answer(
 
     Raises `NoKey` and `ModelFailed`.
     """
-    calls = _Calls()
+    pieces = Pieces()
     try:
         if model.async_model is not None:
             events = _async_events(model.async_model, call, key)
@@ -64,10 +45,10 @@ async def answer(
         async with aclosing(events):
             async for event in events:
                 if isinstance(event, StreamEvent):
-                    for piece in calls.pieces(event):
+                    for piece in pieces.of_event(event):
                         yield piece
                 else:
-                    for piece in calls.rest(event.tool_calls):
+                    for piece in pieces.of_calls(event.tool_calls):
                         yield piece
                     yield Finished(event.input_tokens, event.output_tokens)
     except llm.NeedsKeyException as exc:
@@ -83,36 +64,6 @@ class _End:
     input_tokens: int | None
     output_tokens: int | None
     tool_calls: Sequence[ToolCall]
-
-
-class _Calls:
-    """The tool calls so far. Plug-ins tell them by events, or at the end, or both."""
-
-    def __init__(self) -> None:
-        self._indices: dict[str | None, int] = {}
-
-    def pieces(self, event: StreamEvent) -> Iterator[Piece]:
-        if event.server_executed:
-            return
-        if event.type == "tool_call_name":
-            index = self._indices[event.tool_call_id] = len(self._indices)
-            yield Piece("call", event.chunk, index, event.tool_call_id or f"call_{index}")
-        elif event.type == "tool_call_args" and event.chunk:
-            yield Piece("arguments", event.chunk, self._indices.get(event.tool_call_id, len(self._indices) - 1))
-        elif event.type == "text" and event.chunk:
-            yield Piece("content", event.chunk)
-        elif event.type == "reasoning" and event.chunk:
-            yield Piece("reasoning", event.chunk)
-
-    def rest(self, calls: Sequence[ToolCall]) -> Iterator[Piece]:
-        """The calls that no event told."""
-        told = len(self._indices)
-        for at, call in enumerate(calls):
-            if call.tool_call_id in self._indices or (call.tool_call_id is None and at < told):
-                continue
-            index = self._indices[call.tool_call_id or f"call_{at}"] = len(self._indices)
-            yield Piece("call", call.name, index, call.tool_call_id or f"call_{index}")
-            yield Piece("arguments", json.dumps(call.arguments), index)
 
 
 def _arguments(call: Call, key: str | None) -> dict[str, Any]:

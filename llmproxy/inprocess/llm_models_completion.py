@@ -11,7 +11,8 @@ from starlette.types import Receive, Scope, Send
 
 from llmproxy.errors import ResponseCut
 from llmproxy.inprocess.connected import ClientGone, while_connected
-from llmproxy.inprocess.llm_models_answer import Finished, ModelFailed, NoKey, Piece
+from llmproxy.inprocess.llm_models_answer import ModelFailed, NoKey
+from llmproxy.inprocess.llm_models_pieces import Finished, Piece
 from llmproxy.inprocess.llm_models_request import Call
 from llmproxy.inprocess.openai_objects import (
     DONE,

@@ -5,7 +5,7 @@ import json
 import sqlite3
 import threading
 import time
-from collections.abc import AsyncGenerator, Iterator
+from collections.abc import AsyncGenerator, Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -39,6 +39,7 @@ class Seen:
     def __init__(self) -> None:
         self.prompts: list[Any] = []
         self.keys: list[str | None] = []
+        self.script: Callable[[Any], Iterator[Any]] = iter
         self.given = 0
         self.closed = threading.Event()
 
@@ -123,6 +124,29 @@ class Broken(llm.Model):
         raise RuntimeError("the provider is on fire")
 
 
+class Scripted(llm.Model):
+    """Says what `SEEN.script` yields, given the response."""
+
+    can_stream = True
+    supports_tools = True
+
+    def __init__(self, model_id: str) -> None:
+        self.model_id = model_id
+
+    def execute(self, prompt: Any, stream: bool, response: Any, conversation: Any) -> Iterator[Any]:
+        yield from SEEN.script(response)
+
+
+class ScriptedAsync(llm.AsyncModel):
+    model_id = "scripted-async"
+    can_stream = True
+    supports_tools = True
+
+    async def execute(self, prompt: Any, stream: bool, response: Any, conversation: Any) -> AsyncGenerator[Any]:
+        for event in SEEN.script(response):
+            yield event
+
+
 class _KeyModel(llm.KeyModel):
     model_id = "async"
     needs_key = "fake"
@@ -138,6 +162,8 @@ class Plugin:
         register(Slow())
         register(Broken())
         register(_KeyModel(), Async())
+        register(Scripted("scripted"))
+        register(Scripted("scripted-async"), ScriptedAsync())
 
 
 @pytest.fixture(autouse=True)
@@ -155,7 +181,7 @@ def models(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 @contextmanager
 def client(tmp_path: Path, **options: Any) -> Iterator[tuple[openai.OpenAI, InThread]]:
-    options.setdefault("models", ["sync", "s", "slow", "async", "broken"])
+    options.setdefault("models", ["sync", "s", "slow", "async", "broken", "scripted", "scripted-async"])
     upstream = {"app": APP, "options": options}
     with (
         proxy_in_thread(tmp_path, upstreams={"llm": upstream}) as proxy,
@@ -166,7 +192,7 @@ def client(tmp_path: Path, **options: Any) -> Iterator[tuple[openai.OpenAI, InTh
 
 def test_a_conversation_streamed_and_whole(tmp_path: Path) -> None:
     with client(tmp_path) as (ask, proxy):
-        listed = ["sync", "s", "slow", "broken", "async"]
+        listed = ["sync", "s", "slow", "broken", "async", "scripted", "scripted-async"]
         assert [model.id for model in ask.models.list()] == listed
         assert ask.models.retrieve("s").id == "s"
         options: Any = {"model": "s", "messages": QUESTION, "temperature": 0.5, "max_completion_tokens": 9}
@@ -212,6 +238,93 @@ def test_tools_are_called_by_the_client(tmp_path: Path, model: str, id: str, str
             after = ask.chat.completions.create(model=model, messages=history, tools=[TOOL])
             assert after.choices[0].message.content == "sync says nothing"
             assert [message.role for message in SEEN.prompts[-1].messages] == ["user", "assistant", "tool"]
+
+
+def event_call(name: str, arguments: str, id: str | None = None, text: str = "") -> Iterator[StreamEvent]:
+    yield StreamEvent("tool_call_name", name, tool_call_id=id)
+    if text:
+        yield StreamEvent("text", text)
+    for piece in (arguments[:3], arguments[3:]):
+        yield StreamEvent("tool_call_args", piece, tool_call_id=id)
+
+
+def without_ids(response: Any) -> Iterator[Any]:
+    for city in "abb":
+        yield from event_call("weather", f'{{"city": "{city}"}}')
+
+
+def text_between(response: Any) -> Iterator[Any]:
+    yield from event_call("weather", '{"city": "a"}', text="hm")
+    yield from event_call("weather", '{"city": "b"}', text="hm")
+
+
+def one_id_for_all(response: Any) -> Iterator[Any]:
+    for city in "ab":
+        yield from event_call("weather", f'{{"city": "{city}"}}', "weather")
+
+
+def interleaved(response: Any) -> Iterator[Any]:
+    for id in ("1", "2"):
+        yield StreamEvent("tool_call_name", "weather", tool_call_id=id)
+    for piece in ('{"city"', ': "a"}'):
+        yield StreamEvent("tool_call_args", piece, tool_call_id="1")
+        yield StreamEvent("tool_call_args", piece.replace("a", "b"), tool_call_id="2")
+
+
+def told_again(response: Any) -> Iterator[Any]:
+    """By events without ids, and with ids of its own at the end, in another order, with one more."""
+    yield from without_ids(response)
+    for city in "bbac":
+        response.add_tool_call(llm.ToolCall("weather", {"city": city}))
+
+
+def told_again_by_another_id(response: Any) -> Iterator[Any]:
+    yield from event_call("weather", '{"city": "a"}', "event_1")
+    yield from event_call("weather", '{"city": "a"}', "event_2")
+    response.add_tool_call(llm.ToolCall("weather", {"city": "a"}, "end_1"))
+    response.add_tool_call(llm.ToolCall("weather", {"city": "a"}, "event_1"))
+
+
+def twice_at_the_end(response: Any) -> Iterator[Any]:
+    for _ in range(2):
+        response.add_tool_call(llm.ToolCall("weather", {"city": "a"}, "same"))
+    yield ""
+
+
+def arguments_at_the_end(response: Any) -> Iterator[Any]:
+    yield StreamEvent("tool_call_name", "weather", tool_call_id="1")
+    yield StreamEvent("tool_call_name", "now", tool_call_id="2")
+    response.add_tool_call(llm.ToolCall("weather", {"city": "a"}, "1"))
+
+
+@pytest.mark.parametrize(
+    ("script", "calls"),
+    [
+        (without_ids, "abb"),
+        (text_between, "ab"),
+        (one_id_for_all, "ab"),
+        (interleaved, "ab"),
+        (told_again, "abbc"),
+        (told_again_by_another_id, "aa"),
+        (twice_at_the_end, "aa"),
+        (arguments_at_the_end, ["a", None]),
+    ],
+)
+def test_each_tool_call_comes_out_once_with_an_id_of_its_own(
+    tmp_path: Path, script: Callable[[Any], Iterator[Any]], calls: Any
+) -> None:
+    SEEN.script = script
+    with client(tmp_path) as (ask, _):
+        for model in ("scripted", "scripted-async"):
+            asked: Any = {"model": model, "messages": QUESTION[-1:], "tools": [TOOL]}
+            whole = ask.chat.completions.create(**asked).choices[0]
+            with ask.chat.completions.stream(**asked) as events:
+                streamed = events.get_final_completion().choices[0]
+            for choice in (whole, streamed):
+                assert choice.finish_reason == "tool_calls"
+                told: Any = choice.message.tool_calls
+                assert [json.loads(call.function.arguments).get("city") for call in told] == list(calls)
+                assert len({call.id for call in told}) == len(told)
 
 
 def test_an_image_and_a_schema(tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ from threading import BoundedSemaphore
 from typing import Any, Literal
 
 import llm
-from llm.models import ModelWithAliases
+from llm.models import AsyncModel, Model, ModelWithAliases
 from pydantic import BaseModel, ConfigDict, Field
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
@@ -115,8 +115,9 @@ class _Models:
         if not isinstance(name, str) or not name:
             raise BadRequest("Missing required parameter: 'model'.", "model", "missing_required_parameter")
         found = self._find(name)
-        key = _bearer(request) if self._options.keys == "client" else None
-        call = read_call(body, found.async_model or found.model)
+        model = found.async_model or found.model
+        call = read_call(body, model)
+        key = _client_key(request, model) if self._options.keys == "client" else None
         gate = self._gates.setdefault(found.model.model_id, BoundedSemaphore(self._options.threads))
         return Completion(call, name, lambda: answer(found, call, key, self._threads, gate))
 
@@ -127,9 +128,16 @@ class _Models:
         return found
 
 
-def _bearer(request: Request) -> str | None:
-    scheme, _, key = request.headers.get("authorization", "").partition(" ")
-    return key.strip() or None if scheme.lower() == "bearer" else None
+def _client_key(request: Request, model: Model | AsyncModel) -> str | None:
+    """The key that the client sent, where the model needs one. Raises `NoKey` for the name of a stored key: `llm`, and
+    any plug-in that asks it, would take the name for the operator's key (`llm.get_key`)."""
+    scheme, _, sent = request.headers.get("authorization", "").partition(" ")
+    key = sent.strip()
+    if scheme.lower() != "bearer" or not key or model.needs_key is None:
+        return None
+    if key in llm.load_keys():
+        raise NoKey("Incorrect API key provided.")
+    return key
 
 
 async def _bad_request(request: Request, error: Exception) -> Response:

@@ -4,9 +4,10 @@ import asyncio
 from collections.abc import AsyncGenerator, Sequence
 from concurrent.futures import CancelledError, ThreadPoolExecutor
 from contextlib import aclosing
+from copy import copy
 from dataclasses import dataclass
 from threading import BoundedSemaphore
-from typing import Any
+from typing import Any, TypeVar
 
 import llm
 from llm.models import AsyncModel, Model, ModelWithAliases, ToolCall
@@ -17,6 +18,8 @@ from llmproxy.inprocess.llm_models_request import Call
 
 # Pieces that a model in a thread may be ahead of its reader.
 _AHEAD = 8
+
+_ModelT = TypeVar("_ModelT", Model, AsyncModel)
 
 
 class ModelFailed(Exception):
@@ -32,16 +35,17 @@ async def answer(
 ) -> AsyncGenerator[Piece | Finished]:
     """Prompt the model and give what it says as it says it, `Finished` at the end. Closing it stops the model.
 
-    A model without an async form answers in one of the `threads`, once `gate` lets it in.
+    A model without an async form answers in one of the `threads`, once `gate` lets it in. `key` is used as it is; None
+    for the one that `llm` has.
 
     Raises `NoKey` and `ModelFailed`.
     """
     pieces = Pieces()
     try:
         if model.async_model is not None:
-            events = _async_events(model.async_model, call, key)
+            events = _async_events(_with_key(model.async_model, key), call)
         else:
-            events = _threaded_events(model.model, call, key, threads, gate)
+            events = _threaded_events(_with_key(model.model, key), call, threads, gate)
         async with aclosing(events):
             async for event in events:
                 if isinstance(event, StreamEvent):
@@ -66,7 +70,17 @@ class _End:
     tool_calls: Sequence[ToolCall]
 
 
-def _arguments(call: Call, key: str | None) -> dict[str, Any]:
+def _with_key(model: _ModelT, key: str | None) -> _ModelT:
+    """The model with a key of its own, which `llm` takes as it is; one that a prompt is given it looks up by name
+    first, and plug-ins without `key=` never see it. A copy, since others use the model at the same time."""
+    if key is None:
+        return model
+    own = copy(model)
+    own.key = key
+    return own
+
+
+def _arguments(call: Call) -> dict[str, Any]:
     return {
         "prompt": call.prompt,
         "attachments": list(call.attachments) or None,
@@ -76,12 +90,11 @@ def _arguments(call: Call, key: str | None) -> dict[str, Any]:
         "schema": dict(call.schema) if call.schema is not None else None,
         "options": dict(call.options),
         "stream": call.stream,
-        "key": key,
     }
 
 
-async def _async_events(model: AsyncModel, call: Call, key: str | None) -> AsyncGenerator[StreamEvent | _End]:
-    response = model.prompt(**_arguments(call, key))
+async def _async_events(model: AsyncModel, call: Call) -> AsyncGenerator[StreamEvent | _End]:
+    response = model.prompt(**_arguments(call))
     async with aclosing(response.astream_events()) as events:
         async for event in events:
             yield event
@@ -89,7 +102,7 @@ async def _async_events(model: AsyncModel, call: Call, key: str | None) -> Async
 
 
 async def _threaded_events(
-    model: Model, call: Call, key: str | None, threads: ThreadPoolExecutor, gate: BoundedSemaphore
+    model: Model, call: Call, threads: ThreadPoolExecutor, gate: BoundedSemaphore
 ) -> AsyncGenerator[StreamEvent | _End]:
     """A model that only works synchronously runs in a thread, a few pieces ahead of its reader and no further."""
     loop = asyncio.get_running_loop()
@@ -109,7 +122,7 @@ async def _threaded_events(
 
     def prompt() -> None:
         try:
-            response = model.prompt(**_arguments(call, key))
+            response = model.prompt(**_arguments(call))
             events = response.stream_events()
             try:
                 for event in events:

@@ -147,6 +147,18 @@ class ScriptedAsync(llm.AsyncModel):
             yield event
 
 
+class Keyed(llm.Model):
+    """Asks for its key by itself, as plug-ins did before `llm` gave it to them."""
+
+    model_id = "keyed"
+    needs_key = "fake"
+    key_env_var = "FAKE_KEY"
+
+    def execute(self, prompt: Any, stream: bool, response: Any, conversation: Any) -> Iterator[str]:
+        SEEN.keys.append(self.get_key())
+        yield "keyed"
+
+
 class _KeyModel(llm.KeyModel):
     model_id = "async"
     needs_key = "fake"
@@ -162,6 +174,7 @@ class Plugin:
         register(Slow())
         register(Broken())
         register(_KeyModel(), Async())
+        register(Keyed())
         register(Scripted("scripted"))
         register(Scripted("scripted-async"), ScriptedAsync())
 
@@ -181,7 +194,7 @@ def models(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 @contextmanager
 def client(tmp_path: Path, **options: Any) -> Iterator[tuple[openai.OpenAI, InThread]]:
-    options.setdefault("models", ["sync", "s", "slow", "async", "broken", "scripted", "scripted-async"])
+    options.setdefault("models", ["sync", "s", "slow", "async", "broken", "keyed", "scripted", "scripted-async"])
     upstream = {"app": APP, "options": options}
     with (
         proxy_in_thread(tmp_path, upstreams={"llm": upstream}) as proxy,
@@ -192,7 +205,7 @@ def client(tmp_path: Path, **options: Any) -> Iterator[tuple[openai.OpenAI, InTh
 
 def test_a_conversation_streamed_and_whole(tmp_path: Path) -> None:
     with client(tmp_path) as (ask, proxy):
-        listed = ["sync", "s", "slow", "broken", "async", "scripted", "scripted-async"]
+        listed = ["sync", "s", "slow", "broken", "async", "keyed", "scripted", "scripted-async"]
         assert [model.id for model in ask.models.list()] == listed
         assert ask.models.retrieve("s").id == "s"
         options: Any = {"model": "s", "messages": QUESTION, "temperature": 0.5, "max_completion_tokens": 9}
@@ -461,6 +474,28 @@ def test_keys(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with client(tmp_path / "client", keys="client") as (ask, _):
         ask.chat.completions.create(**asked)
     assert SEEN.keys == ["from-llm", "from-client"]
+
+
+def test_a_key_of_a_client_is_used_as_it_is(tmp_path: Path) -> None:
+    keys = {"fake": "operators", "other": "secret"}
+    with client(tmp_path, keys="client") as (ask, _):
+        (tmp_path / "llm").mkdir(exist_ok=True)
+        (tmp_path / "llm" / "keys.json").write_text(json.dumps(keys))
+        for model in ("async", "keyed"):
+            asked: Any = {"model": model, "messages": QUESTION[-1:]}
+            for own in ("from-client", "FAKE_KEY"):
+                ask.with_options(api_key=own).chat.completions.create(**asked)
+            for name in keys:
+                with pytest.raises(openai.AuthenticationError) as refused:
+                    ask.with_options(api_key=name).chat.completions.create(**asked)
+                assert refused.value.code == "invalid_api_key"
+        assert SEEN.keys == ["from-client", "FAKE_KEY"] * 2
+        # A model that needs no key is given none, whatever is sent.
+        ask.with_options(api_key="other").chat.completions.create(model="sync", messages=QUESTION)
+        # The key was that request's alone.
+        without = {"Authorization": openai.Omit()}
+        ask.chat.completions.create(model="keyed", messages=QUESTION[-1:], extra_headers=without)
+        assert SEEN.keys[-1] == "operators"
 
 
 def test_a_model_that_fails_in_the_middle_ends_badly(tmp_path: Path) -> None:

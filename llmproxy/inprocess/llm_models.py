@@ -10,10 +10,9 @@ for the model, or with `options: {keys: client}` the one that the client sent. N
 the proxy records the exchange.
 """
 
+import asyncio
 from collections.abc import AsyncIterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
-from threading import BoundedSemaphore
 from typing import Any, Literal
 
 import llm
@@ -32,9 +31,6 @@ from llmproxy.inprocess.llm_models_request import read_call
 from llmproxy.inprocess.openai_objects import error_object, model_list, model_object
 from llmproxy.inprocess.openai_request import BadRequest, decode
 
-# A model without an async form works in a thread of its own for as long as it answers.
-MAX_THREADS = 64
-
 
 class Options(BaseModel):
     """What the app is told.
@@ -49,7 +45,7 @@ class Options(BaseModel):
 
     models: tuple[str, ...] | None = None
     keys: Literal["llm", "client"] = "llm"
-    threads: int = Field(default=1, ge=1, le=MAX_THREADS)
+    threads: int = Field(default=1, ge=1, le=64)
 
 
 class UnknownModel(BadRequest):
@@ -70,8 +66,7 @@ class _Models:
     def __init__(self, options: Options) -> None:
         self._options = options
         self._models: dict[str, ModelWithAliases] = {}
-        self._threads = ThreadPoolExecutor(MAX_THREADS, "llm-model")
-        self._gates: dict[str, BoundedSemaphore] = {}
+        self._gates: dict[str, asyncio.Semaphore] = {}
         self.app = Starlette(
             routes=[
                 Route("/v1/chat/completions", self._chat, methods=["POST"]),
@@ -96,10 +91,7 @@ class _Models:
         missing = set(self._options.models or ()) - set(self._models)
         if missing:
             raise RuntimeError(f"llm has no model {', '.join(sorted(missing))}; `llm models` lists those that it has")
-        try:
-            yield
-        finally:
-            self._threads.shutdown(wait=False, cancel_futures=True)
+        yield
 
     async def _list(self, request: Request) -> Response:
         return JSONResponse(model_list(list(self._models)))
@@ -118,8 +110,8 @@ class _Models:
         model = found.async_model or found.model
         call = read_call(body, model)
         key = _client_key(request, model) if self._options.keys == "client" else None
-        gate = self._gates.setdefault(found.model.model_id, BoundedSemaphore(self._options.threads))
-        return Completion(call, name, lambda: answer(found, call, key, self._threads, gate))
+        gate = self._gates.setdefault(found.model.model_id, asyncio.Semaphore(self._options.threads))
+        return Completion(call, name, lambda: answer(found, call, key, gate))
 
     def _find(self, name: str) -> ModelWithAliases:
         found = self._models.get(name)

@@ -1,12 +1,11 @@
 """A model of `llm` at work: its answer piece by piece, from a coroutine or from a thread."""
 
 import asyncio
+import threading
 from collections.abc import AsyncGenerator, Sequence
-from concurrent.futures import CancelledError, ThreadPoolExecutor
-from contextlib import aclosing
+from contextlib import aclosing, closing, suppress
 from copy import copy
 from dataclasses import dataclass
-from threading import BoundedSemaphore
 from typing import Any, TypeVar
 
 import llm
@@ -31,11 +30,11 @@ class NoKey(Exception):
 
 
 async def answer(
-    model: ModelWithAliases, call: Call, key: str | None, threads: ThreadPoolExecutor, gate: BoundedSemaphore
+    model: ModelWithAliases, call: Call, key: str | None, gate: asyncio.Semaphore
 ) -> AsyncGenerator[Piece | Finished]:
     """Prompt the model and give what it says as it says it, `Finished` at the end. Closing it stops the model.
 
-    A model without an async form answers in one of the `threads`, once `gate` lets it in. `key` is used as it is; None
+    A model without an async form answers in a thread of its own, once `gate` lets it in. `key` is used as it is; None
     for the one that `llm` has.
 
     Raises `NoKey` and `ModelFailed`.
@@ -45,7 +44,7 @@ async def answer(
         if model.async_model is not None:
             events = _async_events(_with_key(model.async_model, key), call)
         else:
-            events = _threaded_events(_with_key(model.model, key), call, threads, gate)
+            events = _threaded_events(_with_key(model.model, key), call, gate)
         async with aclosing(events):
             async for event in events:
                 if isinstance(event, StreamEvent):
@@ -55,12 +54,15 @@ async def answer(
                     for piece in pieces.of_calls(event.tool_calls):
                         yield piece
                     yield Finished(event.input_tokens, event.output_tokens)
-    except llm.NeedsKeyException as exc:
-        raise NoKey(str(exc)) from exc
-    except (ModelFailed, NoKey, GeneratorExit, asyncio.CancelledError):
+    except asyncio.CancelledError as exc:
+        task = asyncio.current_task()
+        if task is not None and task.cancelling():
+            raise
+        raise _failure(exc) from exc  # the plug-in's own: nobody cancelled us
+    except (ModelFailed, NoKey):
         raise
-    except Exception as exc:  # a plug-in, or the provider's package that it uses, raises what it likes
-        raise ModelFailed(f"{type(exc).__name__}: {exc}") from exc
+    except (Exception, SystemExit) as exc:  # a plug-in, or the provider's package that it uses, raises what it likes
+        raise _failure(exc) from exc
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +70,13 @@ class _End:
     input_tokens: int | None
     output_tokens: int | None
     tool_calls: Sequence[ToolCall]
+
+
+def _failure(error: BaseException) -> ModelFailed | NoKey:
+    if isinstance(error, llm.NeedsKeyException):
+        return NoKey(str(error))
+    kind, message = type(error).__name__, str(error)
+    return ModelFailed(f"{kind}: {message}" if message else kind)
 
 
 def _with_key(model: _ModelT, key: str | None) -> _ModelT:
@@ -101,53 +110,58 @@ async def _async_events(model: AsyncModel, call: Call) -> AsyncGenerator[StreamE
     yield _End(response.input_tokens, response.output_tokens, await response.tool_calls())
 
 
-async def _threaded_events(
-    model: Model, call: Call, threads: ThreadPoolExecutor, gate: BoundedSemaphore
-) -> AsyncGenerator[StreamEvent | _End]:
+async def _threaded_events(model: Model, call: Call, gate: asyncio.Semaphore) -> AsyncGenerator[StreamEvent | _End]:
     """A model that only works synchronously runs in a thread, a few pieces ahead of its reader and no further."""
     loop = asyncio.get_running_loop()
-    pieces: asyncio.Queue[StreamEvent | _End | BaseException] = asyncio.Queue(_AHEAD)
+    pieces: asyncio.Queue[StreamEvent | _End | BaseException] = asyncio.Queue()
+    room = threading.Semaphore(_AHEAD)
     stopped = False
 
-    def put(piece: StreamEvent | _End | BaseException) -> None:
-        if loop.is_closed():
-            raise CancelledError
-        asyncio.run_coroutine_threadsafe(pieces.put(piece), loop).result()
-
-    def work() -> None:
-        # Held until the thread has left the model, however its reader ended.
-        with gate:
-            if not stopped:
-                prompt()
+    def put(piece: StreamEvent | _End | BaseException) -> bool:
+        """Whether anybody reads on."""
+        if not stopped:
+            room.acquire()
+        if not stopped:
+            loop.call_soon_threadsafe(pieces.put_nowait, piece)
+        return not stopped
 
     def prompt() -> None:
         try:
             response = model.prompt(**_arguments(call))
-            events = response.stream_events()
-            try:
+            with closing(response.stream_events()) as events:
                 for event in events:
-                    put(event)
-                    if stopped:
+                    if not put(event):
                         return
-            finally:
-                events.close()
             put(_End(response.input_tokens, response.output_tokens, response.tool_calls()))
-        except CancelledError:
-            return  # nobody reads any more
         except BaseException as exc:  # it is raised where the answer is read
             put(exc)
 
-    threads.submit(work)
+    def work() -> None:
+        with suppress(RuntimeError):  # the loop is closed: nobody reads, nobody waits
+            try:
+                prompt()
+            finally:
+                loop.call_soon_threadsafe(gate.release)
+
+    # Held until the thread has left the model, however its reader ends.
+    await gate.acquire()
+    # A daemon: a model that hangs does not keep the process from ending.
+    thread = threading.Thread(target=work, name=f"llm-model-{model.model_id}", daemon=True)
+    try:
+        thread.start()
+    except RuntimeError:  # the system has no thread left
+        gate.release()
+        raise
     try:
         while True:
             piece = await pieces.get()
+            room.release()
             if isinstance(piece, BaseException):
-                raise piece
+                raise _failure(piece) from piece
             yield piece
             if isinstance(piece, _End):
                 return
     finally:
         stopped = True
-        # There is room now for what the thread is putting: it then sees that it is to stop.
-        while not pieces.empty():
-            pieces.get_nowait()
+        # The thread may be waiting for room: it now sees that it is to stop.
+        room.release()

@@ -1,12 +1,16 @@
 """`llm`'s own models behind the proxy: the openai package talks to them as to any provider, over real sockets."""
 
+import asyncio
 import base64
+import concurrent.futures
 import json
+import signal
+import socket
 import sqlite3
 import threading
 import time
 from collections.abc import AsyncGenerator, Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +24,7 @@ from pydantic import Field
 from llmproxy.config import ConfigError
 from llmproxy.upstreams import load_app
 from tests.inprocess.test_replay import ingest
-from tests.proxy import InThread, proxy_in_thread
+from tests.proxy import InThread, eventually, proxy_in_thread, serving
 
 APP = "llmproxy.inprocess.llm_models:create_app"
 QUESTION: list[Any] = [
@@ -40,6 +44,7 @@ class Seen:
         self.prompts: list[Any] = []
         self.keys: list[str | None] = []
         self.script: Callable[[Any], Iterator[Any]] = iter
+        self.begun = 0
         self.given = 0
         self.closed = threading.Event()
 
@@ -77,6 +82,7 @@ class Slow(llm.Model):
     can_stream = True
 
     def execute(self, prompt: Any, stream: bool, response: Any, conversation: Any) -> Iterator[str]:
+        SEEN.begun += 1
         SEEN.given = 0
         SEEN.closed.clear()
         try:
@@ -188,6 +194,7 @@ def models(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     pm.register(plugin)
     SEEN.prompts.clear()
     SEEN.keys.clear()
+    SEEN.begun = 0
     yield
     pm.unregister(plugin)
 
@@ -440,6 +447,62 @@ def test_a_model_that_knows_no_async_answers_one_after_the_other(tmp_path: Path)
         waiting[0].close()
 
 
+def test_requests_that_wait_for_a_model_take_nothing_from_others_and_leave_with_their_clients(tmp_path: Path) -> None:
+    body = json.dumps({"model": "slow", "messages": QUESTION[-1:]}).encode()
+    head = b"POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
+    asked: Any = {"model": "slow", "messages": QUESTION[-1:], "stream": True}
+    with client(tmp_path) as (ask, proxy):
+        first = ask.chat.completions.create(**asked)
+        next(first)
+        with ExitStack() as waiting:
+            for _ in range(70):
+                sock = waiting.enter_context(socket.create_connection(("127.0.0.1", proxy.port)))
+                sock.sendall(head + b"Content-Length: %d\r\n\r\n" % len(body) + body)
+            assert ask.chat.completions.create(model="sync", messages=QUESTION).choices[0].message.content
+        eventually(lambda: len(proxy.exchanges()) == 71, "all who waited are gone")
+        first.close()
+        second = ask.chat.completions.create(**asked)
+        next(second)
+        assert SEEN.begun == 2
+        second.close()
+
+
+STUCK = """
+import threading
+import llm
+from llm.plugins import load_plugins, pm
+from llmproxy.inprocess.llm_models import create_app
+
+class Stuck(llm.Model):
+    model_id = "stuck"
+    can_stream = True
+
+    def execute(self, prompt, stream, response, conversation):
+        yield "so far"
+        threading.Event().wait(60)
+
+class Plugin:
+    @llm.hookimpl
+    def register_models(self, register):
+        register(Stuck())
+
+load_plugins()
+pm.register(Plugin())
+"""
+
+
+def test_a_model_that_hangs_does_not_keep_the_process_from_ending(tmp_path: Path) -> None:
+    (tmp_path / "stuck_model.py").write_text(STUCK)
+    config = tmp_path / "config.yaml"
+    config.write_text("upstreams: {llm: {app: 'stuck_model:create_app', options: {models: [stuck]}}}\n")
+    with serving(tmp_path, "--config", str(config), environment={"PYTHONPATH": str(tmp_path)}) as program:
+        with openai.OpenAI(base_url=f"{program.url}/v1", api_key="any", max_retries=0) as ask:
+            stream = ask.chat.completions.create(model="stuck", messages=QUESTION[-1:], stream=True)
+            next(stream)
+            stream.close()
+        assert program.stop(signal.SIGTERM) == 0
+
+
 REFUSED: list[tuple[dict[str, Any], int, str | None, str | None]] = [
     ({"model": "gpt-0"}, 404, "model", "model_not_found"),
     ({"temperature": 3}, 400, "temperature", "invalid_value"),
@@ -496,6 +559,31 @@ def test_a_key_of_a_client_is_used_as_it_is(tmp_path: Path) -> None:
         without = {"Authorization": openai.Omit()}
         ask.chat.completions.create(model="keyed", messages=QUESTION[-1:], extra_headers=without)
         assert SEEN.keys[-1] == "operators"
+
+
+@pytest.mark.parametrize("model", ["scripted", "scripted-async"])
+@pytest.mark.parametrize(
+    "error", [concurrent.futures.CancelledError("its own"), asyncio.CancelledError("its own"), SystemExit("its own")]
+)
+def test_a_plug_in_that_is_cancelled_or_exits_has_failed(tmp_path: Path, model: str, error: BaseException) -> None:
+    def at_once(response: Any) -> Iterator[Any]:
+        raise error
+        yield
+
+    def later(response: Any) -> Iterator[Any]:
+        yield "so far"
+        raise error
+
+    asked: Any = {"model": model, "messages": QUESTION[-1:]}
+    told = f"{type(error).__name__}: its own"
+    with client(tmp_path) as (ask, _):
+        for script, stream in ((at_once, False), (at_once, True), (later, False)):
+            SEEN.script = script
+            with pytest.raises(openai.InternalServerError, match=told) as refused:
+                ask.chat.completions.create(stream=stream, **asked)
+            assert (refused.value.status_code, refused.value.code) == (502, "model_failed")
+        with pytest.raises(openai.APIError, match=told):
+            list(ask.chat.completions.create(stream=True, **asked))
 
 
 def test_a_model_that_fails_in_the_middle_ends_badly(tmp_path: Path) -> None:

@@ -36,7 +36,7 @@ class Options(BaseModel):
     """What the app is told.
 
     - `models`: the models and aliases that are offered; null for all that `llm models` lists.
-    - `keys`: whose key is used: what `llm keys` has, or what the client sends, where it sends one.
+    - `keys`: whose key is used: what `llm keys` has, or what the client sends, and no other.
     - `threads`: how many requests a model without an async form answers at the same time; others wait. Local models
       are seldom made for more than one.
     """
@@ -121,12 +121,14 @@ class _Models:
 
 
 def _client_key(request: Request, model: Model | AsyncModel) -> str | None:
-    """The key that the client sent, where the model needs one. Raises `NoKey` for the name of a stored key: `llm`, and
-    any plug-in that asks it, would take the name for the operator's key (`llm.get_key`)."""
+    """The key that the client sent, where the model needs one. Raises `NoKey` where it sent none, and for the name of a
+    stored key: `llm`, and any plug-in that asks it, would take the operator's key for either (`llm.get_key`)."""
+    if model.needs_key is None:
+        return None
     scheme, _, sent = request.headers.get("authorization", "").partition(" ")
     key = sent.strip()
-    if scheme.lower() != "bearer" or not key or model.needs_key is None:
-        return None
+    if scheme.lower() != "bearer" or not key:
+        raise NoKey("You didn't provide an API key.")
     if key in llm.load_keys():
         raise NoKey("Incorrect API key provided.")
     return key

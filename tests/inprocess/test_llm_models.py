@@ -555,10 +555,12 @@ def test_a_key_of_a_client_is_used_as_it_is(tmp_path: Path) -> None:
         assert SEEN.keys == ["from-client", "FAKE_KEY"] * 2
         # A model that needs no key is given none, whatever is sent.
         ask.with_options(api_key="other").chat.completions.create(model="sync", messages=QUESTION)
-        # The key was that request's alone.
+        # The key was that request's alone, and without one the operator's is not lent.
         without = {"Authorization": openai.Omit()}
-        ask.chat.completions.create(model="keyed", messages=QUESTION[-1:], extra_headers=without)
-        assert SEEN.keys[-1] == "operators"
+        with pytest.raises(openai.AuthenticationError):
+            ask.chat.completions.create(model="keyed", messages=QUESTION[-1:], extra_headers=without)
+        ask.chat.completions.create(model="sync", messages=QUESTION, extra_headers=without)
+        assert SEEN.keys == ["from-client", "FAKE_KEY"] * 2
 
 
 @pytest.mark.parametrize("model", ["scripted", "scripted-async"])

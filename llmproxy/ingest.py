@@ -5,8 +5,9 @@ was read twice is told by its id, so that it may be killed at any moment.
 
 The database is shared with `llm`, whose transactions read before they write: SQLite refuses such a write at once
 ("database is locked") where another process writes or has written meanwhile (SQLITE_BUSY_SNAPSHOT in
-sqlite.org/rescode.html). So transactions here are short, a thread holds them that runs even where the machine is busy,
-and an exchange is written a moment after it ended (`capture.settle`): `llm` writes its own record right then.
+sqlite.org/rescode.html). So transactions here are short, and an exchange is written a moment after it ended
+(`capture.settle`): `llm` writes its own record right then. Where little waits, a thread writes it that runs even where
+the machine is busy, because an idle one may hold the lock for seconds; where much waits, forwarding goes first.
 """
 
 import asyncio
@@ -46,6 +47,8 @@ POLL_SECONDS = 0.1
 BATCH_EXCHANGES = 200
 BATCH_BYTES = 1024 * 1024
 TRANSACTION_SECONDS = 0.05
+LITTLE_EXCHANGES = 8
+LITTLE_BYTES = 256 * 1024
 HOOK_SECONDS = 30.0
 HOOK_TRIES = 3
 HOOK_BATCHES = 4
@@ -73,10 +76,9 @@ class Ingester:
         self._capture = capture
         self._hooks = hooks
         self._spool = SpoolReader(capture.spool_path)
-        # The database is this thread's alone. It is started here, before its maker gives way to others (sched(7): what
-        # a thread starts is as idle as itself): whoever holds the database must not wait for the processor.
-        self._writer = ThreadPoolExecutor(1, "database")
-        self._writer.submit(int).result()
+        # Started here, before its maker gives way to others: what a thread starts is as idle as itself (sched(7)).
+        self._prompt = ThreadPoolExecutor(1, "prompt")
+        self._prompt.submit(int).result()
         self._opened: _Opened | None = None
         self._hook_tasks: set[asyncio.Task[None]] = set()
         self.ingested = 0
@@ -116,8 +118,8 @@ class Ingester:
         return True
 
     def close(self) -> None:
-        self._writer.submit(self._close_database).result()
-        self._writer.shutdown()
+        self._prompt.shutdown()
+        self._close_database()
         self._spool.close()
 
     async def _pass(self, *, settle: float) -> None:
@@ -138,7 +140,10 @@ class Ingester:
             return
         understood = [_understand(recorded) for recorded in batch]
         try:
-            await asyncio.get_running_loop().run_in_executor(self._writer, self._write, understood)
+            if len(batch) <= LITTLE_EXCHANGES and sum(recorded.size for recorded in batch) <= LITTLE_BYTES:
+                await asyncio.get_running_loop().run_in_executor(self._prompt, self._write, understood)
+            else:
+                self._write(understood)
         except StoreUnavailable:
             self._spool.put_back(batch)
             raise

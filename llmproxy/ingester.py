@@ -56,7 +56,7 @@ async def _run(capture: CaptureConfig, *, drain: bool, until_eof: bool) -> int:
             return 0
         ingester = Ingester(capture, hooks)
         if until_eof:
-            _give_way()  # not before the thread of the ingester that writes is there: it would be inherited for good
+            _give_way()  # not before the ingester has a thread that does not: it would be inherited for good
         try:
             if drain:
                 emptied = await ingester.drain(patience=PATIENCE_DRAIN)

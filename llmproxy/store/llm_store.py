@@ -35,7 +35,7 @@ def open_database(path: Path, *, full_sync: bool = False) -> Database:
 
     - `full_sync`: a commit survives the machine's death, not only the process's.
 
-    Raises `sqlite3.Error` or `OSError`.
+    It may be used from several threads, one at a time. Raises `sqlite3.Error` or `OSError`.
     """
     make_folder(path.parent)
     if not path.exists():
@@ -43,7 +43,7 @@ def open_database(path: Path, *, full_sync: bool = False) -> Database:
     if not os.access(path, os.W_OK):
         # SQLite would open it all the same, and make its -wal and -shm read-only too, for as long as they live.
         raise PermissionError(errno.EACCES, "it is read-only")
-    connection = sqlite3.connect(path, timeout=2.0, isolation_level=None)
+    connection = sqlite3.connect(path, timeout=2.0, isolation_level=None, check_same_thread=False)
     try:
         connection.execute("pragma journal_mode = wal")
         # Look-ups of threads jump about in the indices: more of these fit than into SQLite's 2 MB.

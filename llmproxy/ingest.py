@@ -6,8 +6,8 @@ was read twice is told by its id, so that it may be killed at any moment.
 The database is shared with `llm`, whose transactions read before they write: SQLite refuses such a write at once
 ("database is locked") where another process writes or has written meanwhile (SQLITE_BUSY_SNAPSHOT in
 sqlite.org/rescode.html). So transactions here are short, and an exchange is written a moment after it ended
-(`capture.settle`): `llm` writes its own record right then. Where little waits, a thread writes it that runs even where
-the machine is busy, because an idle one may hold the lock for seconds; where much waits, forwarding goes first.
+(`capture.settle`): `llm` writes its own record right then. Where traffic is light, a thread writes it that runs even
+where the machine is busy, because an idle one may hold the lock for seconds; where it is heavy, forwarding goes first.
 """
 
 import asyncio
@@ -47,8 +47,10 @@ POLL_SECONDS = 0.1
 BATCH_EXCHANGES = 200
 BATCH_BYTES = 1024 * 1024
 TRANSACTION_SECONDS = 0.05
-LITTLE_EXCHANGES = 8
-LITTLE_BYTES = 256 * 1024
+# What may be written promptly: a share of one processor's time, so many seconds of it at once, and so much in one go.
+PROMPT_SHARE = 0.02
+PROMPT_SECONDS = 0.1
+PROMPT_EXCHANGES = 8
 HOOK_SECONDS = 30.0
 HOOK_TRIES = 3
 HOOK_BATCHES = 4
@@ -79,6 +81,8 @@ class Ingester:
         # Started here, before its maker gives way to others: what a thread starts is as idle as itself (sched(7)).
         self._prompt = ThreadPoolExecutor(1, "prompt")
         self._prompt.submit(int).result()
+        self._credit = PROMPT_SECONDS
+        self._credited = time.monotonic()
         self._opened: _Opened | None = None
         self._hook_tasks: set[asyncio.Task[None]] = set()
         self.ingested = 0
@@ -140,10 +144,7 @@ class Ingester:
             return
         understood = [_understand(recorded) for recorded in batch]
         try:
-            if len(batch) <= LITTLE_EXCHANGES and sum(recorded.size for recorded in batch) <= LITTLE_BYTES:
-                await asyncio.get_running_loop().run_in_executor(self._prompt, self._write, understood)
-            else:
-                self._write(understood)
+            await self._store(understood)
         except StoreUnavailable:
             self._spool.put_back(batch)
             raise
@@ -159,8 +160,22 @@ class Ingester:
             self._acknowledge(batch)
         self._spool.save()
 
-    def _write(self, batch: Sequence["_Understood"]) -> None:
-        """Write a batch into the database, each exchange exactly once."""
+    async def _store(self, batch: Sequence["_Understood"]) -> None:
+        """Write a batch: promptly, as long as that takes little of all time, and then as idly as the rest is done."""
+        loop = asyncio.get_running_loop()
+        for at in range(0, len(batch), PROMPT_EXCHANGES):
+            now = time.monotonic()
+            self._credit = min(PROMPT_SECONDS, self._credit + (now - self._credited) * PROMPT_SHARE)
+            self._credited = now
+            if self._credit <= 0:
+                self._write(batch[at:])
+                return
+            some = batch[at : at + PROMPT_EXCHANGES]
+            self._credit -= await loop.run_in_executor(self._prompt, self._write, some)
+
+    def _write(self, batch: Sequence["_Understood"]) -> float:
+        """Write a batch into the database, each exchange exactly once. Returns the seconds of CPU time that it took."""
+        begun = time.thread_time()
         waiting = deque(batch)
         recorder: DatabaseRecorder | None = None
         while waiting:
@@ -174,6 +189,7 @@ class Ingester:
                         _write_exchange(db, recorder, each)
                     if time.monotonic() > until:
                         break
+        return time.thread_time() - begun
 
     @contextmanager
     def _database(self) -> Iterator[Database]:

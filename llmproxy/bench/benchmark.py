@@ -58,7 +58,7 @@ def new_run(storage: Storage, turn_ids: Sequence[str], targets: Sequence[Target]
 
 
 def _prompts(storage: Storage, turn_ids: Sequence[str]) -> list[Prompt]:
-    turns = (read_turn(storage.db, turn_id) for turn_id in dict.fromkeys(turn_ids))
+    turns = (read_turn(storage.db.conn, turn_id) for turn_id in dict.fromkeys(turn_ids))
     return [prompt_of(turn) for turn in turns if turn is not None]
 
 
@@ -69,7 +69,7 @@ def estimates(
     prices = Prices(config)
     calls: dict[str, list[Any]] = {target.name: [] for target in targets if not target.as_recorded}
     for turn_id in dict.fromkeys(turn_ids):
-        turn = read_turn(storage.db, turn_id)
+        turn = read_turn(storage.db.conn, turn_id)
         if turn is None:
             continue
         for target in targets:
@@ -211,7 +211,7 @@ def _adopt(storage: Storage, run_id: str) -> dict[Mark, str]:
             judged[mark] = turn_id
             continue
         name = run.targets[mark.target].name
-        turn = read_turn(storage.db, turn_id)
+        turn = read_turn(storage.db.conn, turn_id)
         if (mark.prompt, name, mark.repeat) in done or turn is None:
             continue
         result = replace(recorded(turn, mark.prompt, name, mark.repeat), attempts=attempts[mark])

@@ -8,7 +8,7 @@ from typing import Any
 from llm import Tool
 from llm.parts import AttachmentPart, Message, TextPart, ToolCallPart, ToolResultPart
 
-from llmproxy.store.read_only import CapturedTurn
+from llmproxy.store.captured import CapturedTurn
 
 JsonObject = dict[str, Any]
 

@@ -182,10 +182,6 @@ class TurnStore:
         """Say where a thread branched off."""
         self.db.execute("update threads set forked_from = ? where id = ?", [forked_from, thread_id])
 
-    def chain(self, tip: str | None) -> list[Message]:
-        """The stored messages that end with the one of hash `tip`, oldest first. Raises `KeyError` where it is not."""
-        return self._logs.load_chain(tip)
-
     def history(self, turn_id: str) -> list[Message]:
         """The whole conversation up to and including a turn's answer, oldest first; empty where it is not stored."""
         row = self.db.execute("select tip_message_hash from turns where id = ?", [turn_id]).fetchone()

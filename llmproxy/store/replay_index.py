@@ -19,9 +19,9 @@ from llmproxy.headers import Header, redact_query
 from llmproxy.reconstruct import Reconstruction, api_of
 from llmproxy.reconstruct.decoding import ContentDecoder, codings_of
 from llmproxy.reconstruct.turn import NotReconstructed, Turn
+from llmproxy.store.captured import read_tools
 from llmproxy.store.exchanges import REPLAYED
 from llmproxy.store.llm_store import TurnReader
-from llmproxy.store.read_only import read_tools
 from llmproxy.store.recorder import effective_input
 from llmproxy.store.replay_answer import CapturedAnswer, read_answer
 from llmproxy.store.request_key import Asked, counting, message_digest, normal_text, request_key

@@ -149,11 +149,12 @@ def _show_estimate(estimate: "Estimate", prompts: int) -> None:
 
 
 def _read(config: "Config", name: str | None) -> "Run":
-    from llmproxy.bench.prices import Prices
+    from llmproxy.bench.costs import priced
     from llmproxy.bench.storage import opened
+    from llmproxy.prices import Prices
 
     with opened(config) as store:
-        return Prices(config).priced(store.read(store.find(name)))
+        return priced(store.read(store.find(name)), Prices(config))
 
 
 def _show(config: "Config", name: str, html: Path | None) -> None:

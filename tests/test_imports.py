@@ -50,6 +50,8 @@ LAYERS: list[dict[str, set[str]]] = [
         "config": set(),
         "errors": {"headers"},
         "upstream_keys": {"config", "loopback"},
+        "tokens": set(),
+        "prices": {"config", "loopback", "tokens"},
     },
     {"": set()},
 ]

@@ -13,7 +13,6 @@ from llmproxy.bench.attempts import Attempts
 from llmproxy.bench.calls import BENCH_HEADER, Mark, client_name, open_caller
 from llmproxy.bench.estimate import Estimate, Expected, expected, summed
 from llmproxy.bench.measure import prompt_of, recorded
-from llmproxy.bench.prices import Prices
 from llmproxy.bench.requests import Untranslatable, api_for, build
 from llmproxy.bench.results import Prompt, Result, Run, Target
 from llmproxy.bench.run import Answers
@@ -27,6 +26,7 @@ from llmproxy.capture.exchange import ExchangeIds
 from llmproxy.config import Config
 from llmproxy.ingest import SpoolLock
 from llmproxy.ingester import follow
+from llmproxy.prices import Prices
 from llmproxy.serve import IngesterProcess
 from llmproxy.store.captured import read_turn
 

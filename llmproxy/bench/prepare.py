@@ -6,12 +6,13 @@ from typing import Any
 
 from llmproxy.bench.calls import client_name
 from llmproxy.bench.check_file import read_check_file
-from llmproxy.bench.prices import Prices
 from llmproxy.bench.results import Target
 from llmproxy.bench.settings import Settings
 from llmproxy.bench.storage import Storage
 from llmproxy.config import Config
+from llmproxy.prices import Prices
 from llmproxy.store.selection import Selection, select
+from llmproxy.tokens import Tokens
 
 
 class WrongUsage(ValueError):
@@ -89,7 +90,7 @@ def check_prices(config: Config, chosen: Sequence[Target], settings: Settings) -
     for target in chosen if settings.max_cost is not None else ():
         if target.as_recorded:
             continue
-        if Prices(config).cost(target.upstream, target.model, input_tokens=1, output_tokens=1) is None:
+        if Prices(config).cost(target.upstream, target.model, Tokens(1, 1)) is None:
             raise WrongUsage(
                 f"--max-cost: the price of {target.upstream}/{target.model} is not known; say it in the configuration:"
                 f" prices: {{{target.upstream}/{target.model}: {{input: 0.5, output: 1.5}}}}"

@@ -47,6 +47,7 @@ LAYERS: list[dict[str, set[str]]] = [
         "client": {"headers"},
         "loopback": set(),
         "reconstruct": set(),
+        "parts": set(),
         "config": set(),
         "errors": {"headers"},
         "upstream_keys": {"config", "loopback"},
@@ -56,7 +57,7 @@ LAYERS: list[dict[str, set[str]]] = [
     {"": set()},
 ]
 LEVEL = {name: level for level, layer in enumerate(LAYERS) for name in layer}
-NEVER_ON_THE_HOT_PATH = {"reconstruct", "store", "ingest"}
+NEVER_ON_THE_HOT_PATH = {"reconstruct", "parts", "store", "ingest"}
 HOT = {
     "forward",
     "headers",
@@ -85,7 +86,7 @@ KNOWS_LLM = {
     "registration.py",
     "upstream_models.py",
 }
-SPEAKS_IN_LLMS_VALUES = {"reconstruct", "store", "bench", "export"}
+SPEAKS_IN_LLMS_VALUES = {"reconstruct", "parts", "store", "bench", "export"}
 OPENS_THE_DATABASE = {"store", "ingest", "reingest", "bench"}
 
 

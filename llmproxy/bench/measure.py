@@ -3,10 +3,10 @@
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 
-from llm.parts import Message, TextPart, ToolCallPart
+from llm.parts import Message, ToolCallPart
 
-from llmproxy.bench.content import arguments_json
 from llmproxy.bench.results import Prompt, Result
+from llmproxy.parts import arguments_json, text_of
 from llmproxy.reconstruct.turn import Turn, Usage
 from llmproxy.store.captured import CapturedTurn
 from llmproxy.tokens import counted
@@ -84,11 +84,6 @@ def recorded(turn: CapturedTurn, prompt: str, target: str, repeat: int = 0) -> R
         tool_calls=_calls(turn.output),
         **asdict(counted(turn.input_tokens, turn.output_tokens, turn.token_details)),
     )
-
-
-def text_of(messages: Iterable[Message]) -> str:
-    """What messages say, for reading."""
-    return "".join(part.text for message in messages for part in message.parts if isinstance(part, TextPart))
 
 
 def _calls(messages: Iterable[Message]) -> tuple[tuple[str, str], ...]:

@@ -8,7 +8,7 @@ from llmproxy.bench.attempts import Attempts
 from llmproxy.bench.calls import Mark
 from llmproxy.bench.costs import cost_of
 from llmproxy.bench.estimate import expected
-from llmproxy.bench.measure import measured, recorded, text_of
+from llmproxy.bench.measure import measured, recorded
 from llmproxy.bench.requests import api_for, build
 from llmproxy.bench.results import Result, Run, Target
 from llmproxy.bench.schedule import Job, Queue
@@ -16,6 +16,7 @@ from llmproxy.bench.settings import Settings
 from llmproxy.bench.storage_thread import StorageThread
 from llmproxy.bench.workers import Workers
 from llmproxy.config import Config
+from llmproxy.parts import text_of
 from llmproxy.prices import Prices
 
 

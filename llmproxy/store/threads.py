@@ -21,8 +21,9 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from llm.parts import Message, TextPart
+from llm.parts import Message
 
+from llmproxy.parts import text_of
 from llmproxy.reconstruct.turn import Turn
 from llmproxy.store.conversation_key import ConversationKeys, Key, called_ids, exact_key
 from llmproxy.store.exchanges import insert
@@ -376,13 +377,7 @@ class Threads:
 
 
 def _kin(turn: Turn) -> bytes:
-    system = "".join(
-        part.text
-        for message in turn.input
-        if message.role == "system"
-        for part in message.parts
-        if isinstance(part, TextPart)
-    )
+    system = text_of(message for message in turn.input if message.role == "system")
     return hashlib.blake2b(
         repr((turn.model, system, bool(turn.tools))).encode("utf-8", "surrogatepass"), digest_size=8
     ).digest()

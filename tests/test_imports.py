@@ -82,6 +82,8 @@ KNOWS_LLM = {
     "inprocess/llm_models.py",
     "inprocess/llm_models_request.py",
     "inprocess/llm_models_answer.py",
+    "inprocess/llm_models_attachments.py",
+    "inprocess/llm_models_pieces.py",
     "plugin.py",
     "registration.py",
     "upstream_models.py",

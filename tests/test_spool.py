@@ -361,10 +361,10 @@ def test_ids_are_ulids_in_order() -> None:
 def test_a_spool_of_another_version_is_left_for_that_one(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     write(tmp_path, several(b"ours")).close()
     theirs = tmp_path / "01k00000000000000000000000.spool"
-    theirs.write_bytes(b"llmproxy spool 2\nwho knows\n")
+    theirs.write_bytes(b"llmproxy spool 3\nwho knows\n")
     assert bodies(read(tmp_path, acknowledge=True)) == [b"ours"]
-    assert theirs.read_bytes() == b"llmproxy spool 2\nwho knows\n" and not (tmp_path / "damaged").exists()
-    assert "another version of llmproxy (spool format 2)" in caplog.text
+    assert theirs.read_bytes() == b"llmproxy spool 3\nwho knows\n" and not (tmp_path / "damaged").exists()
+    assert "another version of llmproxy (spool format 3)" in caplog.text
 
 
 def test_a_full_disk_keeps_a_damaged_piece_where_it_is_until_there_is_room(

@@ -87,6 +87,7 @@ class SegmentReader:
         self._pending: dict[str, _Pending] = {}
         self._ready: deque[Recorded] = deque()
         self._unfinished: dict[str, _Pending] = {}  # handed out and not yet acknowledged
+        self._places: dict[int, tuple[int, int] | None] = {}  # offset and length of payloads that are referred to
         self._last_ended = 0.0
         self._exhausted = False
         self._damaged = False
@@ -254,6 +255,10 @@ class SegmentReader:
         pending.until = record[1] + record[2]
         if kind == b"request_body":
             pending.request_body.append(record)
+        elif kind == b"request_body_again":
+            runs = block[line.end() : line.end() + record[2]].split(b"\n")
+            # A place that is damaged is left out: `load` then says how much is missing.
+            pending.request_body += [(record[0], *place) for run in runs if (place := self._place(run)) is not None]
         elif kind == b"response":
             pending.response = record
         elif kind == b"response_body":
@@ -261,6 +266,18 @@ class SegmentReader:
         elif kind == b"end":
             pending.end = record
             self._end(exchange)
+
+    def _place(self, run: bytes) -> tuple[int, int] | None:
+        """Offset and length of a run of bytes in an earlier record, if that is whole."""
+        first, start, length = map(int, run.split(b" "))
+        if first not in self._places:
+            payload = None
+            line = _LINE.match(os.pread(self._fd, _LONGEST_LINE, first))
+            if line is not None and line[1] == b"request_body" and self._whole_record_at(first):
+                payload = (first + line.end(), int(line[4]))
+            self._places[first] = payload
+        known = self._places[first]
+        return (known[0] + start, length) if known is not None and start + length <= known[1] else None
 
     def _skip_damage(self) -> bool:
         """At the offset lies no whole record and nobody will write one: go on at the next one, keep the piece aside."""
@@ -320,7 +337,11 @@ class SegmentReader:
         base, length = pending.first, pending.until - pending.first
         if length <= _SPAN:
             span = os.pread(self._fd, length, base)
-            return lambda record: span[record[1] - base : record[1] - base + record[2]]
+            return lambda record: (
+                span[record[1] - base : record[1] - base + record[2]]
+                if record[1] >= base
+                else os.pread(self._fd, record[2], record[1])
+            )
         return lambda record: os.pread(self._fd, record[2], record[1])
 
     def _lock(self) -> bool:

@@ -9,10 +9,11 @@ A segment is made of records:
     @KIND EXCHANGE MICROSECONDS LENGTH CRC32\n
     PAYLOAD (LENGTH bytes)\n
 
-KIND is `request`, `request_body`, `response`, `response_body` or `end`; MICROSECONDS count from the beginning of the
-exchange; the CRC covers the line before it and the payload. Heads are HTTP's own text, after lines of ours and an
-empty line; bodies are the bytes that passed, a record for each piece. So `less` reads a segment, and a torn tail is
-known for what it is.
+KIND is `request`, `request_body`, `request_body_again`, `response`, `response_body` or `end`; MICROSECONDS count from
+the beginning of the exchange; the CRC covers the line before it and the payload. Heads are HTTP's own text, after lines
+of ours and an empty line; bodies are the bytes that passed, a record for each piece. Bytes of a request's body that lie
+in the segment already are named in `request_body_again`, a line for each run: the offset of the `request_body` record,
+where in its payload the run starts, and its length. So `less` reads a segment, and a torn tail is known for what it is.
 
 A record that was written survives the death of the process, however it dies, because it is in the page cache; with
 `fsync` it survives the machine's too.
@@ -26,9 +27,11 @@ from collections.abc import Callable
 from pathlib import Path
 from zlib import crc32
 
+from llmproxy.capture.back_references import SMALLEST_BYTES, Bodies, Body, Place
 from llmproxy.capture.exchange import ExchangeIds
 
-VERSION = b"1"
+VERSION = b"2"
+READABLE_VERSIONS = (b"1", VERSION)  # the first had no `request_body_again`
 MAGIC = b"llmproxy spool %b\n" % VERSION
 SEGMENT_BYTES = 16 * 1024 * 1024
 BUFFER_BYTES = 64 * 1024
@@ -48,13 +51,13 @@ class SpoolError(OSError):
 class Segment:
     """One file of the spool, open for writing and locked by us."""
 
-    __slots__ = ("buffer", "buffered", "exchanges", "failures", "fd", "path", "size")
+    __slots__ = ("bodies", "buffer", "buffered", "exchanges", "failures", "fd", "path", "size")
 
     def __init__(self, folder: Path, name: str, fsync: bool) -> None:
         # Locked before it has its name, so that a reader never finds it without its lock.
         unnamed = folder / f".{name}.new"
         self.path = folder / f"{name}.spool"
-        self.fd = os.open(unnamed, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+        self.fd = os.open(unnamed, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
         try:
             fcntl.flock(self.fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
             _write_all(self.fd, [MAGIC])
@@ -69,7 +72,8 @@ class Segment:
         self.exchanges = 0
         self.failures = 0  # writes that lost records
         self.buffer: list[bytes] = []
-        self.buffered = 0
+        self.buffered = 0  # bytes
+        self.bodies = Bodies(self.fd)
 
 
 class SpoolWriter:
@@ -125,15 +129,38 @@ class SpoolWriter:
         segment.exchanges += 1
         return segment
 
-    def append(self, segment: Segment, kind: bytes, exchange: bytes, microseconds: int, payload: bytes) -> None:
-        """Add a record. It is on disk after `flush`, or by itself a moment later."""
+    def append(self, segment: Segment, kind: bytes, exchange: bytes, microseconds: int, payload: bytes) -> int:
+        """Add a record. It is on disk after `flush`, or by itself a moment later. Returns the length of its line."""
         line = b"@%b %b %d %d " % (kind, exchange, microseconds, len(payload))
         segment.buffer += (line, b"%08x\n" % crc32(payload, crc32(line)), payload, b"\n")
-        segment.buffered += len(payload)
+        segment.buffered += len(line) + len(payload) + 10
         if segment.buffered > BUFFER_BYTES:
             self.flush(segment)
         elif self._timer is None:
             self._timer = asyncio.get_running_loop().call_later(FLUSH_SECONDS, self._flush_all)
+        return len(line) + 9
+
+    def append_request_body(
+        self, segment: Segment, exchange: bytes, microseconds: int, piece: bytes, body: Body | None
+    ) -> Body | None:
+        """Add a piece of a request's body: what of it lies in the segment already only by where that is.
+
+        `body` is what this returned for the piece before; None for the first.
+        """
+        if body is None:
+            if len(piece) < SMALLEST_BYTES:
+                self.append(segment, b"request_body", exchange, microseconds, piece)
+                return None
+            body = segment.bodies.begin(piece)
+        repeated, rest = body.repeated(piece)
+        if repeated:
+            lines = b"\n".join(b"%d %d %d" % (place.record, place.start, place.length) for place in repeated)
+            self.append(segment, b"request_body_again", exchange, microseconds, lines)
+        if rest:
+            record = segment.size + segment.buffered
+            payload = record + self.append(segment, b"request_body", exchange, microseconds, rest)
+            body.places.append(Place(record, payload, 0, len(rest)))
+        return body
 
     def flush(self, segment: Segment) -> bool:
         """Write what waits. Returns whether all of it was written; what was not is lost, and `on_error` was told."""
@@ -144,6 +171,7 @@ class SpoolWriter:
             segment.size += _write_all(segment.fd, buffer)
         except OSError as exc:
             segment.failures += 1
+            segment.bodies.forget()
             self._cut_back(segment)
             self._on_error(exc, len(buffer) // 4)
             return False

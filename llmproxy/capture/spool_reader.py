@@ -11,7 +11,7 @@ from pathlib import Path
 
 from llmproxy.capture.exchange import CROCKFORD
 from llmproxy.capture.segment_reader import Recorded, SegmentReader
-from llmproxy.capture.spool import MAGIC, VERSION, make_folder
+from llmproxy.capture.spool import MAGIC, READABLE_VERSIONS, make_folder
 
 logger = logging.getLogger("llmproxy.spool")
 
@@ -85,7 +85,7 @@ class SpoolReader:
         segment = self._segments.get(name)
         if segment is None and name not in self._foreign:
             segment = SegmentReader(self._folder / name)
-            if segment.version() != VERSION:
+            if segment.version() not in READABLE_VERSIONS:
                 logger.warning(
                     "%s: is of another version of llmproxy (spool format %s); it is left for that one to ingest",
                     segment.path,

@@ -3,6 +3,7 @@
 import time
 from dataclasses import dataclass
 
+from llmproxy.capture.back_references import Body
 from llmproxy.capture.exchange import ExchangeIds, Outcome
 from llmproxy.capture.spool import Segment, SpoolError, SpoolWriter
 from llmproxy.headers import REDACTED, Headers, SecretNames, redact_query
@@ -65,6 +66,7 @@ class Recording:
         "_failures",
         "_head",
         "_id",
+        "_request_body",
         "_request_kept",
         "_response_kept",
         "_segment",
@@ -83,6 +85,7 @@ class Recording:
         self._failures = segment.failures if segment is not None else 0
         self._started = time.monotonic_ns()
         self._id = tee.ids.new().encode()
+        self._request_body: Body | None = None
         self._request_kept = 0
         self._response_kept = 0
         self.request_bytes = 0
@@ -124,11 +127,14 @@ class Recording:
 
     def request_body(self, piece: bytes) -> None:
         self.request_bytes += len(piece)
-        if self._segment is not None and piece:
+        spool = self._tee.spool
+        if self._segment is not None and spool is not None and piece:
             piece = piece[: self._tee.max_body_bytes - self._request_kept]
             if piece:
                 self._request_kept += len(piece)
-                self._append(b"request_body", piece)
+                self._request_body = spool.append_request_body(
+                    self._segment, self._id, self._elapsed_us(), piece, self._request_body
+                )
 
     def response(self, status: int, headers: Headers) -> None:
         self.status = status

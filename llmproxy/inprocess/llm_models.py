@@ -10,52 +10,33 @@ for the model, or with `options: {keys: client}` the one that the client sent. N
 the proxy records the exchange.
 """
 
-import time
-import uuid
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import aclosing, asynccontextmanager
-from threading import BoundedSemaphore
+import asyncio
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
 from typing import Any, Literal
 
 import llm
-from llm.models import ModelWithAliases
+from llm.models import AsyncModel, Model, ModelWithAliases
 from pydantic import BaseModel, ConfigDict, Field
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
-from starlette.types import ASGIApp, Receive, Scope, Send
+from starlette.types import ASGIApp
 
-from llmproxy.errors import ResponseCut
-from llmproxy.inprocess.connected import ClientGone, while_connected
-from llmproxy.inprocess.llm_models_answer import Finished, ModelFailed, NoKey, Piece, answer
-from llmproxy.inprocess.llm_models_request import Call, read_call
-from llmproxy.inprocess.openai_objects import (
-    DONE,
-    Head,
-    JsonObject,
-    chat_choice,
-    chat_completion,
-    chat_completion_chunk,
-    chat_delta,
-    error_object,
-    event,
-    model_list,
-    model_object,
-)
+from llmproxy.inprocess.llm_models_answer import ModelFailed, NoKey, answer
+from llmproxy.inprocess.llm_models_completion import Completion, failure_object
+from llmproxy.inprocess.llm_models_request import read_call
+from llmproxy.inprocess.openai_objects import error_object, model_list, model_object
 from llmproxy.inprocess.openai_request import BadRequest, decode
-
-# A model without an async form works in a thread of its own for as long as it answers.
-MAX_THREADS = 64
 
 
 class Options(BaseModel):
     """What the app is told.
 
     - `models`: the models and aliases that are offered; null for all that `llm models` lists.
-    - `keys`: whose key is used: what `llm keys` has, or what the client sends, where it sends one.
+    - `keys`: whose key is used: what `llm keys` has, or what the client sends, and no other.
     - `threads`: how many requests a model without an async form answers at the same time; others wait. Local models
       are seldom made for more than one.
     """
@@ -64,7 +45,7 @@ class Options(BaseModel):
 
     models: tuple[str, ...] | None = None
     keys: Literal["llm", "client"] = "llm"
-    threads: int = Field(default=1, ge=1, le=MAX_THREADS)
+    threads: int = Field(default=1, ge=1, le=64)
 
 
 class UnknownModel(BadRequest):
@@ -85,8 +66,7 @@ class _Models:
     def __init__(self, options: Options) -> None:
         self._options = options
         self._models: dict[str, ModelWithAliases] = {}
-        self._threads = ThreadPoolExecutor(MAX_THREADS, "llm-model")
-        self._gates: dict[str, BoundedSemaphore] = {}
+        self._gates: dict[str, asyncio.Semaphore] = {}
         self.app = Starlette(
             routes=[
                 Route("/v1/chat/completions", self._chat, methods=["POST"]),
@@ -111,10 +91,7 @@ class _Models:
         missing = set(self._options.models or ()) - set(self._models)
         if missing:
             raise RuntimeError(f"llm has no model {', '.join(sorted(missing))}; `llm models` lists those that it has")
-        try:
-            yield
-        finally:
-            self._threads.shutdown(wait=False, cancel_futures=True)
+        yield
 
     async def _list(self, request: Request) -> Response:
         return JSONResponse(model_list(list(self._models)))
@@ -130,10 +107,11 @@ class _Models:
         if not isinstance(name, str) or not name:
             raise BadRequest("Missing required parameter: 'model'.", "model", "missing_required_parameter")
         found = self._find(name)
-        key = _bearer(request) if self._options.keys == "client" else None
-        call = read_call(body, found.async_model or found.model)
-        gate = self._gates.setdefault(found.model.model_id, BoundedSemaphore(self._options.threads))
-        return _Answer(call, name, lambda: answer(found, call, key, self._threads, gate))
+        model = found.async_model or found.model
+        call = read_call(body, model)
+        key = _client_key(request, model) if self._options.keys == "client" else None
+        gate = self._gates.setdefault(found.model.model_id, asyncio.Semaphore(self._options.threads))
+        return Completion(call, name, lambda: answer(found, call, key, gate))
 
     def _find(self, name: str) -> ModelWithAliases:
         found = self._models.get(name)
@@ -142,118 +120,18 @@ class _Models:
         return found
 
 
-class _Answer(Response):
-    """The chat completion, sent while the model answers. The head waits for its first piece: until then what goes wrong
-    is told by the status."""
-
-    def __init__(self, call: Call, name: str, pieces: Callable[[], AsyncGenerator[Piece | Finished]]) -> None:
-        self._call = call
-        self._pieces = pieces
-        self._head = Head(f"chatcmpl-{uuid.uuid4().hex}", int(time.time()), name)
-        self.background = None
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        sending = self._send_stream(send) if self._call.stream else self._send_whole(scope, receive, send)
-        try:
-            await while_connected(sending, receive)
-        except ClientGone:
-            pass
-
-    async def _send_whole(self, scope: Scope, receive: Receive, send: Send) -> None:
-        said: list[Piece] = []
-        finished = Finished(None, None)
-        async with aclosing(self._pieces()) as pieces:
-            async for piece in pieces:
-                if isinstance(piece, Finished):
-                    finished = piece
-                else:
-                    said.append(piece)
-        content = "".join(piece.text for piece in said if piece.kind == "content")
-        reasoning = "".join(piece.text for piece in said if piece.kind == "reasoning")
-        calls: list[JsonObject] = []
-        for piece in said:
-            if piece.kind == "call":
-                calls.append(_call(piece))
-            elif piece.kind == "arguments":
-                calls[piece.index]["function"]["arguments"] += piece.text
-        message: JsonObject = {"role": "assistant", "content": content if content or not calls else None}
-        message |= {"refusal": None}
-        message |= {"reasoning_content": reasoning} if reasoning else {}
-        message |= {"tool_calls": calls} if calls else {}
-        choice = chat_choice(0, message, "tool_calls" if calls else "stop")
-        usage = {"usage": usage} if (usage := _usage(finished)) else {}
-        await JSONResponse(chat_completion(self._head, [choice], **usage))(scope, receive, send)
-
-    async def _send_stream(self, send: Send) -> None:
-        started = False
-        called = False
-        finished = Finished(None, None)
-
-        async def put(*events: bytes, more: bool = True) -> None:
-            nonlocal started
-            if not started:
-                started = True
-                headers = [(b"content-type", b"text/event-stream; charset=utf-8"), (b"cache-control", b"no-cache")]
-                await send({"type": "http.response.start", "status": 200, "headers": headers})
-                events = (self._event(role="assistant", content="", refusal=None), *events)
-            await send({"type": "http.response.body", "body": b"".join(events), "more_body": more})
-
-        try:
-            async with aclosing(self._pieces()) as pieces:
-                async for piece in pieces:
-                    if isinstance(piece, Finished):
-                        finished = piece
-                    else:
-                        called = called or piece.kind == "call"
-                        await put(self._event(**_delta(piece)))
-        except (ModelFailed, NoKey) as exc:
-            if not started:
-                raise
-            await put(event(_error(exc)))
-            # An error in the stream may go unread; a connection that breaks does not.
-            raise ResponseCut(str(exc)) from exc
-        events = [event(chat_completion_chunk(self._head, [chat_delta(0, "tool_calls" if called else "stop")]))]
-        if self._call.usage_in_stream and (usage := _usage(finished)):
-            events.append(event(chat_completion_chunk(self._head, [], usage=usage)))
-        await put(*events, DONE, more=False)
-
-    def _event(self, **delta: Any) -> bytes:
-        return event(chat_completion_chunk(self._head, [chat_delta(0, **delta)]))
-
-
-def _call(piece: Piece) -> JsonObject:
-    return {"id": piece.id, "type": "function", "function": {"name": piece.text, "arguments": ""}}
-
-
-def _delta(piece: Piece) -> JsonObject:
-    match piece.kind:
-        case "content":
-            return {"content": piece.text}
-        case "reasoning":
-            return {"reasoning_content": piece.text}
-        case "call":
-            return {"tool_calls": [{"index": piece.index, **_call(piece)}]}
-        case "arguments":
-            return {"tool_calls": [{"index": piece.index, "function": {"arguments": piece.text}}]}
-
-
-def _usage(finished: Finished) -> JsonObject | None:
-    """Only what the model reported: where it says nothing, neither do we."""
-    if finished.input_tokens is None and finished.output_tokens is None:
+def _client_key(request: Request, model: Model | AsyncModel) -> str | None:
+    """The key that the client sent, where the model needs one. Raises `NoKey` where it sent none, and for the name of a
+    stored key: `llm`, and any plug-in that asks it, would take the operator's key for either (`llm.get_key`)."""
+    if model.needs_key is None:
         return None
-    input, output = finished.input_tokens or 0, finished.output_tokens or 0
-    return {"prompt_tokens": input, "completion_tokens": output, "total_tokens": input + output}
-
-
-def _bearer(request: Request) -> str | None:
-    scheme, _, key = request.headers.get("authorization", "").partition(" ")
-    return key.strip() or None if scheme.lower() == "bearer" else None
-
-
-def _error(error: Exception) -> JsonObject:
-    if isinstance(error, NoKey):
-        return error_object(401, str(error))
-    return error_object(502, str(error), code="model_failed")
+    scheme, _, sent = request.headers.get("authorization", "").partition(" ")
+    key = sent.strip()
+    if scheme.lower() != "bearer" or not key:
+        raise NoKey("You didn't provide an API key.")
+    if key in llm.load_keys():
+        raise NoKey("Incorrect API key provided.")
+    return key
 
 
 async def _bad_request(request: Request, error: Exception) -> Response:
@@ -263,7 +141,7 @@ async def _bad_request(request: Request, error: Exception) -> Response:
 
 
 async def _failed(request: Request, error: Exception) -> Response:
-    return JSONResponse(_error(error), 401 if isinstance(error, NoKey) else 502)
+    return JSONResponse(failure_object(error), 401 if isinstance(error, NoKey) else 502)
 
 
 async def _no_such_path(request: Request, error: Exception) -> Response:

@@ -1,22 +1,24 @@
 """A model of `llm` at work: its answer piece by piece, from a coroutine or from a thread."""
 
 import asyncio
-import json
-from collections.abc import AsyncGenerator, Iterator, Sequence
-from concurrent.futures import CancelledError, ThreadPoolExecutor
-from contextlib import aclosing
+import threading
+from collections.abc import AsyncGenerator, Sequence
+from contextlib import aclosing, closing, suppress
+from copy import copy
 from dataclasses import dataclass
-from threading import BoundedSemaphore
-from typing import Any, Literal
+from typing import Any, TypeVar
 
 import llm
 from llm.models import AsyncModel, Model, ModelWithAliases, ToolCall
 from llm.parts import StreamEvent
 
+from llmproxy.inprocess.llm_models_pieces import Finished, Piece, Pieces
 from llmproxy.inprocess.llm_models_request import Call
 
 # Pieces that a model in a thread may be ahead of its reader.
 _AHEAD = 8
+
+_ModelT = TypeVar("_ModelT", Model, AsyncModel)
 
 
 class ModelFailed(Exception):
@@ -27,55 +29,40 @@ class NoKey(Exception):
     """There is no key for the model. The message says how to set one."""
 
 
-@dataclass(frozen=True, slots=True)
-class Piece:
-    """A piece of the answer: text, reasoning, the name of a tool that is called (with the call's `id`), or a piece of
-    the call's arguments. `index` tells the calls apart."""
-
-    kind: Literal["content", "reasoning", "call", "arguments"]
-    text: str
-    index: int = 0
-    id: str | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Finished:
-    """The answer's end, with the tokens as the model reported them."""
-
-    input_tokens: int | None
-    output_tokens: int | None
-
-
 async def answer(
-    model: ModelWithAliases, call: Call, key: str | None, threads: ThreadPoolExecutor, gate: BoundedSemaphore
+    model: ModelWithAliases, call: Call, key: str | None, gate: asyncio.Semaphore
 ) -> AsyncGenerator[Piece | Finished]:
     """Prompt the model and give what it says as it says it, `Finished` at the end. Closing it stops the model.
 
-    A model without an async form answers in one of the `threads`, once `gate` lets it in.
+    A model without an async form answers in a thread of its own, once `gate` lets it in. `key` is used as it is; None
+    for the one that `llm` has.
 
     Raises `NoKey` and `ModelFailed`.
     """
-    calls = _Calls()
+    pieces = Pieces()
     try:
         if model.async_model is not None:
-            events = _async_events(model.async_model, call, key)
+            events = _async_events(_with_key(model.async_model, key), call)
         else:
-            events = _threaded_events(model.model, call, key, threads, gate)
+            events = _threaded_events(_with_key(model.model, key), call, gate)
         async with aclosing(events):
             async for event in events:
                 if isinstance(event, StreamEvent):
-                    for piece in calls.pieces(event):
+                    for piece in pieces.of_event(event):
                         yield piece
                 else:
-                    for piece in calls.rest(event.tool_calls):
+                    for piece in pieces.of_calls(event.tool_calls):
                         yield piece
                     yield Finished(event.input_tokens, event.output_tokens)
-    except llm.NeedsKeyException as exc:
-        raise NoKey(str(exc)) from exc
-    except (ModelFailed, NoKey, GeneratorExit, asyncio.CancelledError):
+    except asyncio.CancelledError as exc:
+        task = asyncio.current_task()
+        if task is not None and task.cancelling():
+            raise
+        raise _failure(exc) from exc  # the plug-in's own: nobody cancelled us
+    except (ModelFailed, NoKey):
         raise
-    except Exception as exc:  # a plug-in, or the provider's package that it uses, raises what it likes
-        raise ModelFailed(f"{type(exc).__name__}: {exc}") from exc
+    except (Exception, SystemExit) as exc:  # a plug-in, or the provider's package that it uses, raises what it likes
+        raise _failure(exc) from exc
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,37 +72,24 @@ class _End:
     tool_calls: Sequence[ToolCall]
 
 
-class _Calls:
-    """The tool calls so far. Plug-ins tell them by events, or at the end, or both."""
-
-    def __init__(self) -> None:
-        self._indices: dict[str | None, int] = {}
-
-    def pieces(self, event: StreamEvent) -> Iterator[Piece]:
-        if event.server_executed:
-            return
-        if event.type == "tool_call_name":
-            index = self._indices[event.tool_call_id] = len(self._indices)
-            yield Piece("call", event.chunk, index, event.tool_call_id or f"call_{index}")
-        elif event.type == "tool_call_args" and event.chunk:
-            yield Piece("arguments", event.chunk, self._indices.get(event.tool_call_id, len(self._indices) - 1))
-        elif event.type == "text" and event.chunk:
-            yield Piece("content", event.chunk)
-        elif event.type == "reasoning" and event.chunk:
-            yield Piece("reasoning", event.chunk)
-
-    def rest(self, calls: Sequence[ToolCall]) -> Iterator[Piece]:
-        """The calls that no event told."""
-        told = len(self._indices)
-        for at, call in enumerate(calls):
-            if call.tool_call_id in self._indices or (call.tool_call_id is None and at < told):
-                continue
-            index = self._indices[call.tool_call_id or f"call_{at}"] = len(self._indices)
-            yield Piece("call", call.name, index, call.tool_call_id or f"call_{index}")
-            yield Piece("arguments", json.dumps(call.arguments), index)
+def _failure(error: BaseException) -> ModelFailed | NoKey:
+    if isinstance(error, llm.NeedsKeyException):
+        return NoKey(str(error))
+    kind, message = type(error).__name__, str(error)
+    return ModelFailed(f"{kind}: {message}" if message else kind)
 
 
-def _arguments(call: Call, key: str | None) -> dict[str, Any]:
+def _with_key(model: _ModelT, key: str | None) -> _ModelT:
+    """The model with a key of its own, which `llm` takes as it is; one that a prompt is given it looks up by name
+    first, and plug-ins without `key=` never see it. A copy, since others use the model at the same time."""
+    if key is None:
+        return model
+    own = copy(model)
+    own.key = key
+    return own
+
+
+def _arguments(call: Call) -> dict[str, Any]:
     return {
         "prompt": call.prompt,
         "attachments": list(call.attachments) or None,
@@ -125,65 +99,69 @@ def _arguments(call: Call, key: str | None) -> dict[str, Any]:
         "schema": dict(call.schema) if call.schema is not None else None,
         "options": dict(call.options),
         "stream": call.stream,
-        "key": key,
     }
 
 
-async def _async_events(model: AsyncModel, call: Call, key: str | None) -> AsyncGenerator[StreamEvent | _End]:
-    response = model.prompt(**_arguments(call, key))
+async def _async_events(model: AsyncModel, call: Call) -> AsyncGenerator[StreamEvent | _End]:
+    response = model.prompt(**_arguments(call))
     async with aclosing(response.astream_events()) as events:
         async for event in events:
             yield event
     yield _End(response.input_tokens, response.output_tokens, await response.tool_calls())
 
 
-async def _threaded_events(
-    model: Model, call: Call, key: str | None, threads: ThreadPoolExecutor, gate: BoundedSemaphore
-) -> AsyncGenerator[StreamEvent | _End]:
+async def _threaded_events(model: Model, call: Call, gate: asyncio.Semaphore) -> AsyncGenerator[StreamEvent | _End]:
     """A model that only works synchronously runs in a thread, a few pieces ahead of its reader and no further."""
     loop = asyncio.get_running_loop()
-    pieces: asyncio.Queue[StreamEvent | _End | BaseException] = asyncio.Queue(_AHEAD)
+    pieces: asyncio.Queue[StreamEvent | _End | BaseException] = asyncio.Queue()
+    room = threading.Semaphore(_AHEAD)
     stopped = False
 
-    def put(piece: StreamEvent | _End | BaseException) -> None:
-        if loop.is_closed():
-            raise CancelledError
-        asyncio.run_coroutine_threadsafe(pieces.put(piece), loop).result()
-
-    def work() -> None:
-        # Held until the thread has left the model, however its reader ended.
-        with gate:
-            if not stopped:
-                prompt()
+    def put(piece: StreamEvent | _End | BaseException) -> bool:
+        """Whether anybody reads on."""
+        if not stopped:
+            room.acquire()
+        if not stopped:
+            loop.call_soon_threadsafe(pieces.put_nowait, piece)
+        return not stopped
 
     def prompt() -> None:
         try:
-            response = model.prompt(**_arguments(call, key))
-            events = response.stream_events()
-            try:
+            response = model.prompt(**_arguments(call))
+            with closing(response.stream_events()) as events:
                 for event in events:
-                    put(event)
-                    if stopped:
+                    if not put(event):
                         return
-            finally:
-                events.close()
             put(_End(response.input_tokens, response.output_tokens, response.tool_calls()))
-        except CancelledError:
-            return  # nobody reads any more
         except BaseException as exc:  # it is raised where the answer is read
             put(exc)
 
-    threads.submit(work)
+    def work() -> None:
+        with suppress(RuntimeError):  # the loop is closed: nobody reads, nobody waits
+            try:
+                prompt()
+            finally:
+                loop.call_soon_threadsafe(gate.release)
+
+    # Held until the thread has left the model, however its reader ends.
+    await gate.acquire()
+    # A daemon: a model that hangs does not keep the process from ending.
+    thread = threading.Thread(target=work, name=f"llm-model-{model.model_id}", daemon=True)
+    try:
+        thread.start()
+    except RuntimeError:  # the system has no thread left
+        gate.release()
+        raise
     try:
         while True:
             piece = await pieces.get()
+            room.release()
             if isinstance(piece, BaseException):
-                raise piece
+                raise _failure(piece) from piece
             yield piece
             if isinstance(piece, _End):
                 return
     finally:
         stopped = True
-        # There is room now for what the thread is putting: it then sees that it is to stop.
-        while not pieces.empty():
-            pieces.get_nowait()
+        # The thread may be waiting for room: it now sees that it is to stop.
+        room.release()

@@ -6,9 +6,10 @@ from typing import Any
 
 from llm import Attachment, Tool
 from llm.models import AsyncModel, Model
-from llm.parts import AttachmentPart, Message, TextPart, ToolResultPart
+from llm.parts import AttachmentPart, Message, TextPart
 from pydantic import ValidationError
 
+from llmproxy.inprocess.llm_models_attachments import check_attachments
 from llmproxy.inprocess.openai_request import BadRequest, ChatRequest, parse
 from llmproxy.reconstruct.chat_request import read_request
 
@@ -51,9 +52,10 @@ def read_call(body: Mapping[str, Any], model: Model | AsyncModel) -> Call:
     if reading.schema is not None and not model.supports_schema:
         raise _refused("response_format", "this model follows no JSON schema")
     messages = list(reading.input)
-    _check_attachments(messages, model)
+    check_attachments(body["messages"], model.attachment_types)
     last = messages[-1] if messages and messages[-1].role == "user" else None
     texts = [part.text for part in last.parts if isinstance(part, TextPart)] if last else []
+    attached = [part.attachment for part in last.parts if isinstance(part, AttachmentPart)] if last else []
     system = "\n\n".join(
         part.text
         for message in messages
@@ -64,7 +66,7 @@ def read_call(body: Mapping[str, Any], model: Model | AsyncModel) -> Call:
     return Call(
         history=messages[:-1] if last else messages,
         prompt="\n".join(texts) if last else None,
-        attachments=_attachments(last) if last else (),
+        attachments=[attachment for attachment in attached if attachment],
         system=system or None,
         tools=reading.tools,
         schema=reading.schema,
@@ -101,28 +103,6 @@ def _options(body: Mapping[str, Any], model: Model | AsyncModel) -> dict[str, An
         place = str(error["loc"][0]) if error["loc"] else None
         raise BadRequest(f"Invalid value for '{place}': {error['msg']}.", place, "invalid_value") from None
     return options
-
-
-def _check_attachments(messages: Sequence[Message], model: Model | AsyncModel) -> None:
-    for at, message in enumerate(messages):
-        for attachment in _attachments(message):
-            if attachment.type not in model.attachment_types:
-                raise BadRequest(
-                    f"Invalid value for 'messages[{at}].content': this model takes no attachments of type"
-                    f" {attachment.type}.",
-                    f"messages[{at}].content",
-                    "invalid_value",
-                )
-
-
-def _attachments(message: Message) -> list[Attachment]:
-    found: list[Attachment] = []
-    for part in message.parts:
-        if isinstance(part, AttachmentPart) and part.attachment is not None:
-            found.append(part.attachment)
-        elif isinstance(part, ToolResultPart):
-            found += part.attachments
-    return found
 
 
 def _refused(name: str, why: str) -> BadRequest:

@@ -52,6 +52,11 @@ class Load:
     mistakes: list[str] = field(default_factory=list)
 
 
+def question(number: int, behaviour: str) -> str:
+    """What a request asks. Large ones begin alike, so that the spool has most of them already."""
+    return ("?" * LARGE if behaviour == "large request" else "") + f"number {number}"
+
+
 def text(number: int, behaviour: str) -> str:
     """The answer to a request."""
     words = f"answer {number}"
@@ -133,11 +138,10 @@ def ask(load: Load, session: httpx2.Client, behaviour: str) -> None:
     """Ask once, and note what came of it."""
     number = next(load.numbers)
     load.behaviours[number] = behaviour
-    question = f"number {number}" + ("?" * LARGE if behaviour == "large request" else "")
     body = {
         "model": "m",
         "stream": "stream" in behaviour or behaviour in ("vanish", "reset", "cut", "stall"),
-        "messages": [{"role": "user", "content": question}],
+        "messages": [{"role": "user", "content": question(number, behaviour)}],
     }
     headers = {"x-number": str(number), "x-behaviour": behaviour}
     try:

@@ -11,7 +11,7 @@ from llm.logs import LogStore
 from llm.parts import TextPart
 
 from tests.crash.faults import Place
-from tests.crash.load import Load, text
+from tests.crash.load import Load, question, text
 
 
 def verify(place: Place, load: Load) -> dict[str, int]:
@@ -50,7 +50,11 @@ def verify(place: Place, load: Load) -> dict[str, int]:
     assert store.verify() == []
     for number in load.complete:
         tip = tips[stored[number][0][1]]
-        said = "".join(part.text for part in store.load_chain(tip)[-1].parts if isinstance(part, TextPart))
+        asked, said = (
+            "".join(part.text for part in message.parts if isinstance(part, TextPart))
+            for message in store.load_chain(tip)
+        )
+        assert asked == question(number, load.behaviours[number]), f"the turn of number {number} is not the question"
         assert said == text(number, load.behaviours[number]), f"the turn of number {number} is not the answer"
     db.close()
     damaged = _nothing_left_over(place)

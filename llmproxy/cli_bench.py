@@ -3,6 +3,7 @@
 import importlib.util
 import sqlite3
 from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -73,6 +74,7 @@ def run(selection: "Selection", config_path: Path | None, database: Path | None,
     llmproxy bench --resume last
     """
     _need_the_extra()
+    from llmproxy.bench.run_lock import RunIsBusy
     from llmproxy.bench.storage import NoRun
     from llmproxy.config import ConfigError
     from llmproxy.serve import check_recordable, set_up_logging
@@ -84,47 +86,50 @@ def run(selection: "Selection", config_path: Path | None, database: Path | None,
         _run(config, selection, given)
     except (ConfigError, ValueError) as exc:
         fail(str(exc), EXIT_WRONG_USAGE)
-    except (NoRun, sqlite3.Error, OSError) as exc:
+    except (NoRun, RunIsBusy, sqlite3.Error, OSError) as exc:
         fail(str(exc), EXIT_FAILED)
 
 
 def _run(config: "Config", selection: "Selection", given: dict[str, Any]) -> None:
     from llmproxy.bench import benchmark, prepare, progress, targets
+    from llmproxy.bench.run_lock import locked
     from llmproxy.bench.storage import opened
     from llmproxy.serve import check_startable
     from llmproxy.store.selection import Selection
 
     live = targets.parse_targets(given["targets"], config)
-    with opened(config) as store:
-        if given["resume"] is not None:
-            if live or selection != Selection() or given["as_recorded"]:
-                raise prepare.WrongUsage("--resume goes on with a run's own targets and prompts; leave others out")
-            run_id = store.find(given["resume"])
-            before = store.read(run_id, results=False)
-            settings, chosen = prepare.settings_of(given, before.settings), before.targets
-        else:
-            if not live:
-                first = next(iter(config.upstreams))
-                raise prepare.WrongUsage(f"--target is needed: UPSTREAM/MODEL, such as {first}/MODEL")
-            chosen = (*((targets.baseline(),) if given["as_recorded"] else ()), *live)
-            settings = prepare.settings_of(given, {"seed": selection.seed, "selection": prepare.said(selection)})
-            turn_ids = prepare.turn_ids_of(store, selection)
-        judge = targets.parse_targets([settings.judge], config) if settings.judge else ()
-        config = targets.with_built_in(config, [target.upstream for target in (*chosen, *judge)])
-        if given["dry_run"]:
-            ids_of = [prompt.turn_id for prompt in before.prompts] if given["resume"] is not None else turn_ids
-            for estimate in benchmark.estimates(config, store, ids_of, chosen, settings.repeat):
-                _show_estimate(estimate, len(ids_of))
-            return
-        check_startable(config)
-        prepare.check_prices(config, (*chosen, *judge), settings)
-        if given["resume"] is None:
-            run_id = benchmark.new_run(store, turn_ids, chosen, settings).id
-        else:
-            store.end(run_id, ended=False)
-            if given["retry_failed"]:
-                store.forget_failed(run_id)
-    ended = progress.run_with_progress(config, run_id, settings)
+    with ExitStack() as until_it_ends:
+        with opened(config) as store:
+            if given["resume"] is not None:
+                if live or selection != Selection() or given["as_recorded"]:
+                    raise prepare.WrongUsage("--resume goes on with a run's own targets and prompts; leave others out")
+                run_id = store.find(given["resume"])
+                before = store.read(run_id, results=False)
+                settings, chosen = prepare.settings_of(given, before.settings), before.targets
+            else:
+                if not live:
+                    first = next(iter(config.upstreams))
+                    raise prepare.WrongUsage(f"--target is needed: UPSTREAM/MODEL, such as {first}/MODEL")
+                chosen = (*((targets.baseline(),) if given["as_recorded"] else ()), *live)
+                settings = prepare.settings_of(given, {"seed": selection.seed, "selection": prepare.said(selection)})
+                turn_ids = prepare.turn_ids_of(store, selection)
+            judge = targets.parse_targets([settings.judge], config) if settings.judge else ()
+            config = targets.with_built_in(config, [target.upstream for target in (*chosen, *judge)])
+            if given["dry_run"]:
+                ids_of = [prompt.turn_id for prompt in before.prompts] if given["resume"] is not None else turn_ids
+                for estimate in benchmark.estimates(config, store, ids_of, chosen, settings.repeat):
+                    _show_estimate(estimate, len(ids_of))
+                return
+            check_startable(config)
+            prepare.check_prices(config, (*chosen, *judge), settings)
+            if given["resume"] is None:
+                run_id = benchmark.new_run(store, turn_ids, chosen, settings).id
+            until_it_ends.enter_context(locked(config.capture.database_path, run_id))
+            if given["resume"] is not None:
+                store.end(run_id, ended=False)
+                if given["retry_failed"]:
+                    store.forget_failed(run_id)
+        ended = progress.run_with_progress(config, run_id, settings)
     _show(config, run_id, given["html"])
     if ended.stopped == "max_cost":
         fail(

@@ -15,9 +15,7 @@ LAYERS: list[dict[str, set[str]]] = [
         "__main__": {"cli"},
         "plugin": {"cli", "registration"},
         "registration": set(),
-        "cli": {"cli_bench", "command"},
-        "cli_bench": {"command"},
-        "command": set(),
+        "cli": set(),
     },
     {"demo": set(), "check": set(), "testing": set(), "upstream_models": set()},
     {
@@ -34,7 +32,7 @@ LAYERS: list[dict[str, set[str]]] = [
         "inprocess": set(),
         "export": set(),
     },
-    {"forward": set(), "store": set(), "selecting": {"store"}, "ask": set()},
+    {"forward": set(), "store": set(), "ask": set()},
     {
         "guard": set(),
         "upstreams": {"transports"},

@@ -69,7 +69,7 @@ def m001_exchanges(db: Database) -> None:
 
 @migrations()
 def m002_turns(db: Database) -> None:
-    # What finding a turn's thread needs, an index for each question: see threads.py.
+    # What finding a turn's thread needs, an index for each question: see parents.py and threads.py.
     db.execute(
         """
         create table llmproxy_turns (

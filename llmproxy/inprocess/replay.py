@@ -25,7 +25,8 @@ from llmproxy.inprocess.connected import ClientGone, while_connected, whole_body
 from llmproxy.inprocess.replay_reply import CannotReplay, Reply, reply
 from llmproxy.inprocess.replay_settings import Options
 from llmproxy.store.read_only import NothingCaptured, open_read_only
-from llmproxy.store.replay_index import Known, Question, ReplayIndex
+from llmproxy.store.replay_index import Known, ReplayIndex
+from llmproxy.store.replay_question import Question
 from llmproxy.upstreams import Upstream, open_upstreams
 
 _UPSTREAM = "replay-record"

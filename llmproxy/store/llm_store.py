@@ -23,8 +23,9 @@ from sqlite_utils import Database
 
 from llmproxy.capture.spool import make_folder
 from llmproxy.reconstruct.turn import Output, Turn
-from llmproxy.store.exchanges import insert, migrations, utc
+from llmproxy.store.exchanges import insert, utc
 from llmproxy.store.log_store import BulkLogStore, response_text
+from llmproxy.store.tables import migrations
 
 CACHE_KIB = 48 * 1024
 _TAGGED = re.compile(r"\s*<([A-Za-z][\w-]*)>.*</\1>\s*", re.S)

@@ -21,8 +21,8 @@ from llm.parts import Message, TextPart
 from sqlite_utils import Database
 
 from llmproxy.store.conversation_key import conversation_keys
-from llmproxy.store.llm_store import TurnStore, open_database
-from llmproxy.store.threads import Threads, wanted
+from llmproxy.store.llm_store import open_database
+from llmproxy.store.parents import Parents, wanted
 
 LOOKUPS = 500
 
@@ -51,7 +51,7 @@ def conversation(length: int, name: str) -> list[Message]:
 
 def time_lookups(connection: sqlite3.Connection, db: Database, size: int, known: bool) -> float:
     """Microseconds for one look-up, the median. `known`: the database has the parent."""
-    threads = Threads(connection, TurnStore(db))
+    parents = Parents(connection)
     times = []
     for number in range(LOOKUPS):
         messages = conversation(100, f"conversation {size} {known} {number}")
@@ -64,7 +64,7 @@ def time_lookups(connection: sqlite3.Connection, db: Database, size: int, known:
                 [key.with_ids, key.without_ids, f"01k{number:023d}"],
             )
         start = time.perf_counter()
-        found = threads.continued("01z" + "0" * 23, asked, hint)
+        found = parents.continued("01z" + "0" * 23, asked, hint)
         times.append((time.perf_counter() - start) * 1e6)
         assert (found is not None) == known
     return statistics.median(times)

@@ -3,7 +3,7 @@
 Replayed answers are left out: nothing was asked of a model.
 """
 
-import importlib
+import importlib.util
 import json
 import math
 import sqlite3
@@ -14,8 +14,10 @@ from datetime import datetime
 from typing import Any, Literal, get_args
 
 from llmproxy.config import Config
+from llmproxy.prices import Prices
 from llmproxy.stats import opened
 from llmproxy.store.exchanges import REPLAYED
+from llmproxy.tokens import Tokens, counted
 
 By = Literal["day", "model", "upstream", "client", "thread", "api"]
 BYS: tuple[By, ...] = get_args(By)
@@ -29,8 +31,6 @@ _EXPRESSIONS: Mapping[By, str] = {
     "api": "e.api",
 }
 _BUCKETS = 16
-
-Price = Callable[..., float | None]
 
 
 @dataclass(slots=True)
@@ -81,7 +81,7 @@ class _Tally:
         self._first_tokens = array("d")
         self._durations = array("d")
 
-    def add(self, row: Mapping[str, Any], bucket: int, cost: float | None) -> None:
+    def add(self, row: Mapping[str, Any], cached_tokens: int, bucket: int, cost: float | None) -> None:
         group = self.group
         group.calls += 1
         group.calls_over_time[bucket] += 1
@@ -89,7 +89,7 @@ class _Tally:
         group.tokens_over_time[bucket] += tokens
         group.input_tokens += row["input_tokens"] or 0
         group.output_tokens += row["output_tokens"] or 0
-        group.cached_tokens += row["cached_tokens"]
+        group.cached_tokens += cached_tokens
         if row["outcome"] != "complete" or (row["status"] or 599) >= 400:
             group.errors += 1
         else:
@@ -113,7 +113,7 @@ class _Tally:
 def break_down(config: Config, by: Sequence[By], since: str | None = None) -> Breakdown:
     """Count what is in the database. `since`: as `store.selection.parse_since` gives it. Raises `stats.NoDatabase`."""
     with opened(config.capture) as database:
-        return _break_down(database, tuple(by), since or "", _pricing(config))
+        return _break_down(database, tuple(by), since or "", _prices(config))
 
 
 _COLUMNS = (
@@ -122,7 +122,7 @@ _COLUMNS = (
 ).split()
 
 
-def _break_down(database: sqlite3.Connection, by: tuple[By, ...], since: str, price: Price | None) -> Breakdown:
+def _break_down(database: sqlite3.Connection, by: tuple[By, ...], since: str, prices: Prices | None) -> Breakdown:
     where = "where coalesce(e.reason, '') != :replayed and e.started_utc >= :since and e.method = 'POST'"
     parameters = {"replayed": REPLAYED, "since": since}
     first, last = database.execute(
@@ -137,12 +137,11 @@ def _break_down(database: sqlite3.Connection, by: tuple[By, ...], since: str, pr
     for values in database.execute(f"select {names}, {columns} from llmproxy_exchanges as e {where}", parameters):
         name = values[: len(by)]
         row = dict(zip(_COLUMNS, values[len(by) :], strict=True))
-        details = json.loads(row["token_details"]) if row["token_details"] else {}
-        row["cached_tokens"] = _cached(details)
-        cost = _cost(price, row, details)
+        tokens = counted(row["input_tokens"], row["output_tokens"], json.loads(row["token_details"] or "{}"))
+        cost = _cost(prices, row, tokens)
         bucket = place(row["started_utc"])
         for tally in (tallies.setdefault(name, _Tally(name, buckets)), total):
-            tally.add(row, bucket, cost)
+            tally.add(row, tokens.cached_tokens or 0, bucket, cost)
     groups = [tally.done() for tally in tallies.values()]
     titles = _titles(database, groups) if "thread" in by else {}
     for group in groups:
@@ -150,47 +149,18 @@ def _break_down(database: sqlite3.Connection, by: tuple[By, ...], since: str, pr
     # By day first in the days' order, anything else by how much it is.
     days = by.index("day") if "day" in by else None
     groups.sort(key=lambda group: (group.name[days] or "" if days is not None else "", -group.calls, group.label))
-    return Breakdown(by, groups, total.done(), price is not None)
+    return Breakdown(by, groups, total.done(), prices is not None)
 
 
-def _pricing(config: Config) -> Price | None:
+def _prices(config: Config) -> Prices | None:
     """The prices that `llmproxy bench` goes by; None where its extra is not installed."""
-    try:
-        importlib.import_module("genai_prices")
-        prices: Any = importlib.import_module("llmproxy.bench.prices")
-    except ImportError:
+    return Prices(config) if importlib.util.find_spec("genai_prices") is not None else None
+
+
+def _cost(prices: Prices | None, row: Mapping[str, Any], tokens: Tokens) -> float | None:
+    if prices is None or row["turn_id"] is None or row["model"] is None:
         return None
-    price: Price = prices.Prices(config).cost
-    return price
-
-
-def _cost(price: Price | None, row: Mapping[str, Any], details: Mapping[str, Any]) -> float | None:
-    if price is None or row["turn_id"] is None or row["model"] is None:
-        return None
-    # Anthropic counts what was read from the cache, or written to it, beside the input.
-    read, written = details.get("cache_read_input_tokens"), details.get("cache_creation_input_tokens")
-    input_tokens = row["input_tokens"]
-    if input_tokens is not None:
-        input_tokens += sum(each for each in (read, written) if isinstance(each, int))
-    reported = details.get("cost")
-    return price(
-        row["upstream"],
-        row["model"],
-        input_tokens=input_tokens,
-        output_tokens=row["output_tokens"],
-        cached_tokens=row["cached_tokens"],
-        cache_written_tokens=written if isinstance(written, int) else None,
-        reported=float(reported) if isinstance(reported, int | float) else None,
-    )
-
-
-def _cached(details: Mapping[str, Any]) -> int:
-    for place in ("prompt_tokens_details", "input_tokens_details"):
-        inside = details.get(place)
-        if isinstance(inside, dict) and isinstance(inside.get("cached_tokens"), int):
-            return int(inside["cached_tokens"])
-    found = details.get("cache_read_input_tokens")
-    return found if isinstance(found, int) else 0
+    return prices.cost(row["upstream"], row["model"], tokens)
 
 
 def _titles(database: sqlite3.Connection, groups: Sequence[Group]) -> dict[str, str]:

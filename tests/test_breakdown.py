@@ -3,7 +3,6 @@
 import json
 import sqlite3
 import sys
-import types
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +12,7 @@ from click.testing import CliRunner
 from llmproxy.breakdown import break_down
 from llmproxy.breakdown_table import render, sparkline
 from llmproxy.cli import main
-from llmproxy.config import CaptureConfig, Config
+from llmproxy.config import CaptureConfig, Config, PriceConfig
 from llmproxy.store.llm_store import open_database
 
 
@@ -82,20 +81,10 @@ def test_each_way_of_counting(config: Config) -> None:
 
 def test_prices_that_are_not_known_are_not_nothing(config: Config, monkeypatch: pytest.MonkeyPatch) -> None:
     assert not break_down(config, ["model"]).priced
-
-    class Prices:
-        def __init__(self, config: Config) -> None:
-            pass
-
-        def cost(self, upstream: str, model: str, **tokens: Any) -> float | None:
-            assert tokens.keys() >= {"input_tokens", "output_tokens", "cached_tokens"}
-            return tokens["input_tokens"] / 1000 if model == "dear" else None
-
-    monkeypatch.setitem(sys.modules, "genai_prices", types.ModuleType("genai_prices"))
-    fake: Any = types.ModuleType("llmproxy.bench.prices")
-    fake.Prices = Prices
-    monkeypatch.setitem(sys.modules, "llmproxy.bench.prices", fake)
-    breakdown = break_down(config, ["model"])
+    monkeypatch.undo()  # it is installed after all
+    priced = config.model_copy(update={"prices": {"dear": PriceConfig(input=1000, output=0)}})
+    breakdown = break_down(priced, ["model"])
+    assert breakdown.priced
     assert [(group.cost_usd, group.unpriced) for group in breakdown.groups] == [(None, 4), (1.0, 0)]
     table = render(breakdown, as_json=False, top=10, width=200)
     assert "unknown" in table and "$1.0000" in table and "≥ $1.0000" in table

@@ -161,7 +161,7 @@ def test_a_dotenv_that_cannot_be_read(tmp_path: Path, monkeypatch: pytest.Monkey
         def refused(path: Path) -> dict[str, str]:
             raise PermissionError(13, "Permission denied")
 
-        monkeypatch.setattr("llmproxy.config.dotenv_values", refused)
+        monkeypatch.setattr("llmproxy.config.reading.dotenv_values", refused)
     with pytest.raises(ConfigError, match=r"\.env: (is not UTF-8|cannot be read: Permission denied)"):
         load(path)
 

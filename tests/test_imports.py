@@ -15,9 +15,7 @@ LAYERS: list[dict[str, set[str]]] = [
         "__main__": {"cli"},
         "plugin": {"cli", "registration"},
         "registration": set(),
-        "cli": {"cli_bench", "command"},
-        "cli_bench": {"command"},
-        "command": set(),
+        "cli": set(),
     },
     {"demo": set(), "check": set(), "testing": set(), "upstream_models": set()},
     {
@@ -34,7 +32,7 @@ LAYERS: list[dict[str, set[str]]] = [
         "inprocess": set(),
         "export": set(),
     },
-    {"forward": set(), "store": set(), "selecting": {"store"}, "ask": set()},
+    {"forward": set(), "store": set(), "ask": set()},
     {
         "guard": set(),
         "upstreams": {"transports"},
@@ -47,14 +45,17 @@ LAYERS: list[dict[str, set[str]]] = [
         "client": {"headers"},
         "loopback": set(),
         "reconstruct": set(),
+        "parts": set(),
         "config": set(),
         "errors": {"headers"},
         "upstream_keys": {"config", "loopback"},
+        "tokens": set(),
+        "prices": {"config", "loopback", "tokens"},
     },
     {"": set()},
 ]
 LEVEL = {name: level for level, layer in enumerate(LAYERS) for name in layer}
-NEVER_ON_THE_HOT_PATH = {"reconstruct", "store", "ingest"}
+NEVER_ON_THE_HOT_PATH = {"reconstruct", "parts", "store", "ingest"}
 HOT = {
     "forward",
     "headers",
@@ -85,7 +86,7 @@ KNOWS_LLM = {
     "registration.py",
     "upstream_models.py",
 }
-SPEAKS_IN_LLMS_VALUES = {"reconstruct", "store", "bench", "export"}
+SPEAKS_IN_LLMS_VALUES = {"reconstruct", "parts", "store", "bench", "export"}
 OPENS_THE_DATABASE = {"store", "ingest", "reingest", "bench"}
 
 

@@ -13,7 +13,6 @@ from llmproxy.bench.attempts import Attempts
 from llmproxy.bench.calls import BENCH_HEADER, Mark, client_name, open_caller
 from llmproxy.bench.estimate import Estimate, Expected, expected, summed
 from llmproxy.bench.measure import prompt_of, recorded
-from llmproxy.bench.prices import Prices
 from llmproxy.bench.requests import Untranslatable, api_for, build
 from llmproxy.bench.results import Prompt, Result, Run, Target
 from llmproxy.bench.run import Answers
@@ -27,6 +26,7 @@ from llmproxy.capture.exchange import ExchangeIds
 from llmproxy.config import Config
 from llmproxy.ingest import SpoolLock
 from llmproxy.ingester import follow
+from llmproxy.prices import Prices
 from llmproxy.serve import IngesterProcess
 from llmproxy.store.captured import read_turn
 
@@ -58,7 +58,7 @@ def new_run(storage: Storage, turn_ids: Sequence[str], targets: Sequence[Target]
 
 
 def _prompts(storage: Storage, turn_ids: Sequence[str]) -> list[Prompt]:
-    turns = (read_turn(storage.db, turn_id) for turn_id in dict.fromkeys(turn_ids))
+    turns = (read_turn(storage.db.conn, turn_id) for turn_id in dict.fromkeys(turn_ids))
     return [prompt_of(turn) for turn in turns if turn is not None]
 
 
@@ -69,7 +69,7 @@ def estimates(
     prices = Prices(config)
     calls: dict[str, list[Any]] = {target.name: [] for target in targets if not target.as_recorded}
     for turn_id in dict.fromkeys(turn_ids):
-        turn = read_turn(storage.db, turn_id)
+        turn = read_turn(storage.db.conn, turn_id)
         if turn is None:
             continue
         for target in targets:
@@ -211,7 +211,7 @@ def _adopt(storage: Storage, run_id: str) -> dict[Mark, str]:
             judged[mark] = turn_id
             continue
         name = run.targets[mark.target].name
-        turn = read_turn(storage.db, turn_id)
+        turn = read_turn(storage.db.conn, turn_id)
         if (mark.prompt, name, mark.repeat) in done or turn is None:
             continue
         result = replace(recorded(turn, mark.prompt, name, mark.repeat), attempts=attempts[mark])

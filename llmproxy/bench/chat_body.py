@@ -8,7 +8,6 @@ from llm.parts import AttachmentPart, Message, Part, ReasoningPart, TextPart, To
 
 from llmproxy.bench.content import (
     Untranslatable,
-    arguments_json,
     base64_of,
     data_url,
     is_providers_own,
@@ -16,6 +15,7 @@ from llmproxy.bench.content import (
     metadata,
     refuse_providers_own,
 )
+from llmproxy.parts import arguments_json
 
 JsonObject = dict[str, Any]
 _AUDIO_FORMATS = {"mpeg": "mp3", "x-wav": "wav"}

@@ -1,11 +1,10 @@
 """What the writers of the three APIs share: `llm`'s messages taken apart."""
 
 import base64
-import json
 from typing import Any
 
 from llm import Attachment, Tool
-from llm.parts import Message, Part, TextPart, ToolCallPart
+from llm.parts import Message, Part
 
 # Types of JSON Schema (2020-12, section 4.2.1). A tool of another type is the provider's own.
 _SCHEMA_TYPES = frozenset(("object", "array", "string", "number", "integer", "boolean", "null"))
@@ -19,12 +18,6 @@ def metadata(part: Part | Message, provider: str) -> dict[str, Any]:
     """What only this provider understands of a part."""
     found = (getattr(part, "provider_metadata", None) or {}).get(provider)
     return found if isinstance(found, dict) else {}
-
-
-def arguments_json(call: ToolCallPart) -> str:
-    """A call's arguments as JSON text, to the letter where the text was no JSON."""
-    unparsed = (call.provider_metadata or {}).get("llmproxy", {}).get("arguments")
-    return unparsed if isinstance(unparsed, str) else json.dumps(call.arguments, ensure_ascii=False)
 
 
 def data_url(attachment: Attachment) -> str:
@@ -55,8 +48,12 @@ def is_providers_own(tool: Tool) -> bool:
     return isinstance(kind, str) and kind not in _SCHEMA_TYPES
 
 
-def text_of(parts: list[Part]) -> str:
-    return "".join(part.text for part in parts if isinstance(part, TextPart))
+def providers_own_tool(tool: Tool) -> dict[str, Any]:
+    """Such a tool as the Responses and the Messages API take it: its fields beside its name."""
+    schema = tool.input_schema
+    name = {} if schema["type"] == tool.name else {"name": tool.name}
+    described = {"description": tool.description} if tool.description is not None else {}
+    return {"type": schema["type"], **name, **described, **schema}
 
 
 def refuse_providers_own(part: Any) -> None:

@@ -5,10 +5,11 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from llmproxy.bench.measure import recorded
-from llmproxy.bench.prices import Prices
 from llmproxy.bench.requests import BenchRequest
 from llmproxy.bench.results import Target
+from llmproxy.prices import Prices
 from llmproxy.store.captured import CapturedTurn
+from llmproxy.tokens import Tokens
 
 CHARACTERS_PER_TOKEN = 4
 # Of an answer whose length nobody knows.
@@ -44,7 +45,7 @@ def expected(turn: CapturedTurn, target: Target, request: BenchRequest, prices: 
     input_tokens = was.input_tokens or math.ceil(len(request.body) / CHARACTERS_PER_TOKEN)
     said = len(was.text) + sum(len(name) + len(arguments) for name, arguments in was.tool_calls)
     output_tokens = was.output_tokens or math.ceil(said / CHARACTERS_PER_TOKEN) or ASSUMED_OUTPUT
-    cost = prices.cost(target.upstream, target.model, input_tokens=input_tokens, output_tokens=output_tokens)
+    cost = prices.cost(target.upstream, target.model, Tokens(input_tokens, output_tokens))
     return Expected(input_tokens, output_tokens, cost)
 
 

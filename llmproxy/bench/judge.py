@@ -7,8 +7,8 @@ from typing import Any
 
 from llm.parts import Message, TextPart, ToolCallPart, ToolResultPart
 
-from llmproxy.bench.content import arguments_json
 from llmproxy.bench.results import Result, Verdict
+from llmproxy.parts import arguments_json
 from llmproxy.store.captured import CapturedTurn
 
 # Of a long conversation the end counts.

@@ -1,15 +1,15 @@
 """What is known of an answer: the same measures for one that has just come and for a captured one."""
 
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass
 
-from llm.parts import Message, TextPart, ToolCallPart
+from llm.parts import Message, ToolCallPart
 
-from llmproxy.bench.content import arguments_json
 from llmproxy.bench.results import Prompt, Result
+from llmproxy.parts import arguments_json, text_of
 from llmproxy.reconstruct.turn import Turn, Usage
 from llmproxy.store.captured import CapturedTurn
+from llmproxy.tokens import counted
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +45,7 @@ def measured(
     turn = answered.turn
     output = turn.outputs[0] if turn is not None and turn.outputs else None
     first_token = turn.first_token_us if turn is not None else None
+    usage = turn.usage if turn is not None else Usage()
     return Result(
         prompt=prompt,
         target=target,
@@ -61,7 +62,7 @@ def measured(
         text=text_of(output.messages) if output else "",
         tool_calls=_calls(output.messages) if output else (),
         notes=tuple(notes),
-        **_tokens(turn.usage if turn is not None else Usage()),
+        **asdict(counted(usage.input_tokens, usage.output_tokens, usage.details)),
     )
 
 
@@ -81,13 +82,8 @@ def recorded(turn: CapturedTurn, prompt: str, target: str, repeat: int = 0) -> R
         finish_reason=turn.finish_reason,
         text=text_of(turn.output),
         tool_calls=_calls(turn.output),
-        **_tokens(Usage(turn.input_tokens, turn.output_tokens, turn.token_details)),
+        **asdict(counted(turn.input_tokens, turn.output_tokens, turn.token_details)),
     )
-
-
-def text_of(messages: Iterable[Message]) -> str:
-    """What messages say, for reading."""
-    return "".join(part.text for message in messages for part in message.parts if isinstance(part, TextPart))
 
 
 def _calls(messages: Iterable[Message]) -> tuple[tuple[str, str], ...]:
@@ -98,40 +94,3 @@ def _calls(messages: Iterable[Message]) -> tuple[tuple[str, str], ...]:
         for part in message.parts
         if isinstance(part, ToolCallPart) and not part.server_executed
     )
-
-
-def _tokens(usage: Usage) -> dict[str, Any]:
-    """The tokens in one meaning for all providers: cached ones are part of the input, reasoning of the output."""
-    details = usage.details
-    read, written = details.get("cache_read_input_tokens"), details.get("cache_creation_input_tokens")
-    input_tokens, output_tokens = usage.input_tokens, usage.output_tokens
-    if input_tokens is not None and (_whole(read) or _whole(written)):
-        input_tokens += (_whole(read) or 0) + (_whole(written) or 0)  # Anthropic counts them apart
-    cached = _whole(read) or _nested(details, ("prompt_tokens_details", "input_tokens_details"), "cached_tokens")
-    cached = cached or _whole(details.get("prompt_cache_hit_tokens")) or _whole(details.get("cached_tokens"))
-    reasoning = _nested(details, ("completion_tokens_details", "output_tokens_details"), "reasoning_tokens")
-    if input_tokens is not None and output_tokens is not None and reasoning:
-        # xAI and Gemini's compatible API leave the reasoning out, and only the total tells.
-        if _whole(details.get("total_tokens")) == input_tokens + output_tokens + reasoning:
-            output_tokens += reasoning
-    cost = details.get("cost")
-    return {
-        "input_tokens": input_tokens,
-        "output_tokens": output_tokens,
-        "reasoning_tokens": reasoning,
-        "cached_tokens": cached,
-        "cache_written_tokens": _whole(written),
-        "reported_cost_usd": float(cost) if isinstance(cost, int | float) and not isinstance(cost, bool) else None,
-    }
-
-
-def _nested(details: Mapping[str, Any], places: Sequence[str], name: str) -> int | None:
-    for place in places:
-        inside = details.get(place)
-        if isinstance(inside, Mapping) and _whole(inside.get(name)) is not None:
-            return _whole(inside[name])
-    return None
-
-
-def _whole(value: Any) -> int | None:
-    return value if type(value) is int else None

@@ -7,7 +7,16 @@ from typing import Any
 from llm import Tool
 from llm.parts import AttachmentPart, Message, Part, ReasoningPart, TextPart, ToolCallPart, ToolResultPart
 
-from llmproxy.bench.content import Untranslatable, base64_of, is_providers_own, kind_of, metadata, refuse_providers_own
+from llmproxy.bench.content import (
+    Untranslatable,
+    base64_of,
+    is_providers_own,
+    kind_of,
+    metadata,
+    providers_own_tool,
+    refuse_providers_own,
+)
+from llmproxy.parts import unparsed_arguments
 
 JsonObject = dict[str, Any]
 
@@ -44,11 +53,10 @@ def messages_tools(tools: Sequence[Tool], extras: Mapping[str, Any], *, own: boo
 
 
 def _tool(tool: Tool, extras: Mapping[str, Any]) -> JsonObject:
+    if is_providers_own(tool):
+        return providers_own_tool(tool)
     described = {"description": tool.description} if tool.description is not None else {}
     schema = dict(tool.input_schema or {})
-    if is_providers_own(tool):
-        name = {} if schema["type"] == tool.name else {"name": tool.name}
-        return {"type": schema["type"], **name, **described, **schema}
     return {"name": tool.name, **described, "input_schema": schema or {"type": "object"}, **extras}
 
 
@@ -88,7 +96,7 @@ def _call(part: ToolCallPart, own: JsonObject) -> JsonObject:
         refuse_providers_own(part)
     server = own.get("mcp_server_name")
     kind = "mcp_tool_use" if server else "server_tool_use" if part.server_executed else "tool_use"
-    if (part.provider_metadata or {}).get("llmproxy", {}).get("arguments") is not None:
+    if unparsed_arguments(part) is not None:
         raise Untranslatable(f"a call of {part.name} whose arguments are no JSON object")
     extra = {"server_name": server} if server else {}
     caller = {"caller": own["caller"]} if "caller" in own else {}

@@ -1,24 +1,57 @@
-"""From the options of `llmproxy bench` to the settings and the prompts of a run."""
+"""From the options of `llmproxy bench` to what is to be run: turns, targets and settings."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from llmproxy.bench.calls import client_name
 from llmproxy.bench.check_file import read_check_file
-from llmproxy.bench.prices import Prices
 from llmproxy.bench.results import Target
 from llmproxy.bench.settings import Settings
 from llmproxy.bench.storage import Storage
+from llmproxy.bench.targets import baseline
 from llmproxy.config import Config
+from llmproxy.prices import Prices
 from llmproxy.store.selection import Selection, select
+from llmproxy.tokens import Tokens
 
 
 class WrongUsage(ValueError):
     """What was asked for cannot be; one line for the user with the mend."""
 
 
-def settings_of(given: Mapping[str, Any], before: Mapping[str, Any]) -> Settings:
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What is to be run. `resumes`: the id of the run that goes on; None for a new one."""
+
+    resumes: str | None
+    turn_ids: Sequence[str]
+    targets: Sequence[Target]
+    settings: Settings
+
+
+def plan(
+    storage: Storage, config: Config, asked: Sequence[Target], selection: Selection, given: Mapping[str, Any]
+) -> Plan:
+    """What the options ask for: `asked` are the targets, `selection` the turns, `given` all others.
+
+    Raises `WrongUsage`, `WrongCheck`, `NoRun`, `UnknownTurns`, `BadQuery`.
+    """
+    if given["resume"] is not None:
+        if asked or selection != Selection() or given["as_recorded"]:
+            raise WrongUsage("--resume goes on with a run's own targets and prompts; leave others out")
+        run = storage.read(storage.find(given["resume"]), results=False)
+        turn_ids = [prompt.turn_id for prompt in run.prompts]
+        return Plan(run.id, turn_ids, run.targets, _settings_of(given, run.settings))
+    if not asked:
+        first = next(iter(config.upstreams))
+        raise WrongUsage(f"--target is needed: UPSTREAM/MODEL, such as {first}/MODEL")
+    targets = (*((baseline(),) if given["as_recorded"] else ()), *asked)
+    settings = _settings_of(given, {"seed": selection.seed, "selection": _said(selection)})
+    return Plan(None, _turn_ids_of(storage, selection), targets, settings)
+
+
+def _settings_of(given: Mapping[str, Any], before: Mapping[str, Any]) -> Settings:
     """The settings that the options mean, over those of `before`. Raises `WrongUsage`, `WrongCheck`."""
     said = {
         name: given[name]
@@ -51,7 +84,7 @@ def _rate(text: str) -> float:
     return rate
 
 
-def turn_ids_of(storage: Storage, selection: Selection) -> list[str]:
+def _turn_ids_of(storage: Storage, selection: Selection) -> list[str]:
     """The chosen turns. What earlier runs were answered is among them only where it is asked for.
 
     Raises `WrongUsage`, `UnknownTurns`, `BadQuery`.
@@ -74,7 +107,7 @@ def turn_ids_of(storage: Storage, selection: Selection) -> list[str]:
     return found
 
 
-def said(selection: Selection) -> str:
+def _said(selection: Selection) -> str:
     """How the turns were chosen, in words."""
     words = [
         f"{len(selection.ids)} ids" if name == "ids" and selection.ids is not None else f"--{name} {value}"
@@ -89,7 +122,7 @@ def check_prices(config: Config, chosen: Sequence[Target], settings: Settings) -
     for target in chosen if settings.max_cost is not None else ():
         if target.as_recorded:
             continue
-        if Prices(config).cost(target.upstream, target.model, input_tokens=1, output_tokens=1) is None:
+        if Prices(config).cost(target.upstream, target.model, Tokens(1, 1)) is None:
             raise WrongUsage(
                 f"--max-cost: the price of {target.upstream}/{target.model} is not known; say it in the configuration:"
                 f" prices: {{{target.upstream}/{target.model}: {{input: 0.5, output: 1.5}}}}"

@@ -8,12 +8,13 @@ from urllib.parse import urlsplit
 from llm.parts import Message, ReasoningPart
 
 from llmproxy.bench.chat_body import chat_messages, chat_tools
-from llmproxy.bench.content import Untranslatable, is_providers_own, text_of
+from llmproxy.bench.content import Untranslatable, is_providers_own
 from llmproxy.bench.messages_body import messages_body, messages_tools
 from llmproxy.bench.options import translated, with_schema
 from llmproxy.bench.responses_body import responses_input, responses_tools
 from llmproxy.bench.results import Target
 from llmproxy.config import UpstreamConfig
+from llmproxy.parts import text_of
 from llmproxy.reconstruct.credentials import REDACTED
 from llmproxy.reconstruct.turn import Api
 from llmproxy.store.captured import CapturedTurn
@@ -114,7 +115,7 @@ def _conversation(turn: CapturedTurn, api: Api, own: bool) -> dict[str, Any]:
     if api == "chat.completions":
         tools = {"tools": chat_tools(turn.tools, extras)} if turn.tools else {}
         return {"messages": chat_messages(input), **tools}
-    prompts = [text_of(message.parts) for message in input]
+    prompts = [text_of([message]) for message in input]
     return {"prompt": prompts[0] if len(prompts) == 1 else prompts}
 
 

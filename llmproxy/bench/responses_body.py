@@ -9,14 +9,15 @@ from llm.parts import AttachmentPart, Message, Part, ReasoningPart, TextPart, To
 
 from llmproxy.bench.content import (
     Untranslatable,
-    arguments_json,
     base64_of,
     data_url,
     is_providers_own,
     kind_of,
     metadata,
+    providers_own_tool,
     refuse_providers_own,
 )
+from llmproxy.parts import arguments_json
 
 JsonObject = dict[str, Any]
 # The field that holds what a call other than of a function is called with.
@@ -35,11 +36,10 @@ def responses_tools(tools: Sequence[Tool], extras: Mapping[str, Any]) -> list[Js
 
 
 def _tool(tool: Tool, extras: Mapping[str, Any]) -> JsonObject:
+    if is_providers_own(tool):
+        return providers_own_tool(tool)
     described = {"description": tool.description} if tool.description is not None else {}
     schema = dict(tool.input_schema or {})
-    if is_providers_own(tool):
-        name = {} if schema["type"] == tool.name else {"name": tool.name}
-        return {"type": schema["type"], **name, **described, **schema}
     parameters = {"parameters": schema} if schema else {}
     return {"type": "function", "name": tool.name, **described, **parameters, **extras}
 

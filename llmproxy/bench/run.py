@@ -7,9 +7,9 @@ from dataclasses import replace
 from llmproxy.bench.attempts import Attempts
 from llmproxy.bench.calls import Caller, Mark
 from llmproxy.bench.checks import Asked, run_checks
+from llmproxy.bench.costs import cost_of
 from llmproxy.bench.estimate import Expected, expected
 from llmproxy.bench.measure import measured, recorded
-from llmproxy.bench.prices import Prices
 from llmproxy.bench.requests import BenchRequest, Untranslatable, api_for, build
 from llmproxy.bench.results import Result, Run, Target
 from llmproxy.bench.schedule import Job, Queue, fair_order
@@ -17,6 +17,7 @@ from llmproxy.bench.settings import Settings
 from llmproxy.bench.storage_thread import StorageThread
 from llmproxy.bench.workers import Workers
 from llmproxy.config import Config
+from llmproxy.prices import Prices
 
 WARM_CONNECTIONS = 4
 # Results that may wait for the database, which an ingester on a busy machine may hold for seconds. Those that die with
@@ -144,4 +145,4 @@ class Answers:
         return sum(self._cost(result) or 0.0 for result in results if not self._targets[result.target].as_recorded)
 
     def _cost(self, result: Result) -> float | None:
-        return self._prices.of_result(result, self._targets[result.target], self._prompts[result.prompt])
+        return cost_of(result, self._targets[result.target], self._prompts[result.prompt], self._prices)

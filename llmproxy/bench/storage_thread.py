@@ -25,7 +25,7 @@ class StorageThread:
         """Raises what `Storage` does."""
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="bench storage")
         self.storage = self._thread.submit(Storage, path).result()
-        self._turn = lru_cache(maxsize=_TURNS_KEPT)(lambda id: read_turn(self.storage.db, id))
+        self._turn = lru_cache(maxsize=_TURNS_KEPT)(lambda id: read_turn(self.storage.db.conn, id))
 
     def turn(self, turn_id: str) -> CapturedTurn | None:
         """A captured turn; in the thread only."""

@@ -6,9 +6,9 @@ from dataclasses import replace
 from llmproxy.bench import judge
 from llmproxy.bench.attempts import Attempts
 from llmproxy.bench.calls import Mark
+from llmproxy.bench.costs import cost_of
 from llmproxy.bench.estimate import expected
-from llmproxy.bench.measure import measured, recorded, text_of
-from llmproxy.bench.prices import Prices
+from llmproxy.bench.measure import measured, recorded
 from llmproxy.bench.requests import api_for, build
 from llmproxy.bench.results import Result, Run, Target
 from llmproxy.bench.schedule import Job, Queue
@@ -16,6 +16,8 @@ from llmproxy.bench.settings import Settings
 from llmproxy.bench.storage_thread import StorageThread
 from llmproxy.bench.workers import Workers
 from llmproxy.config import Config
+from llmproxy.parts import text_of
+from llmproxy.prices import Prices
 
 
 class Verdicts:
@@ -98,7 +100,7 @@ class Verdicts:
             return False
         reply = measured(mark.prompt, by.name, mark.repeat, answered, attempts=job.attempt, notes=())
         prompt = next(prompt for prompt in self._run.prompts if prompt.turn_id == mark.prompt)
-        self._attempts.spent += self._prices.of_result(reply, by, prompt) or 0.0
+        self._attempts.spent += cost_of(reply, by, prompt, self._prices) or 0.0
         self._replies[mark] = reply.text if answered.error is None else None
         return True
 

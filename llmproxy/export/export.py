@@ -10,7 +10,7 @@ from typing import IO, Any, Literal, get_args
 from llmproxy.export.exchanges import har_entry, har_head, raw, read_exchange
 from llmproxy.export.messages import NotExportable, evals, fine_tuning, llm_messages
 from llmproxy.export.redaction import Redaction
-from llmproxy.store.read_only import CapturedTurn, read_turn
+from llmproxy.store.captured import CapturedTurn, read_turn
 
 Format = Literal["openai-finetune", "openai-evals", "llm", "raw", "har"]
 FORMATS: tuple[Format, ...] = get_args(Format)
@@ -58,7 +58,10 @@ def _line(
     database: sqlite3.Connection, turn_id: str, format: Format, redaction: Redaction, exported: Exported
 ) -> dict[str, Any]:
     if format in _MESSAGES:
-        line: dict[str, Any] = redaction.value(_MESSAGES[format](read_turn(database, turn_id)))
+        turn = read_turn(database, turn_id)
+        if turn is None:
+            raise KeyError(turn_id)
+        line: dict[str, Any] = redaction.value(_MESSAGES[format](turn))
         return line
     exchange = read_exchange(database, turn_id)
     exported.without_bytes += not exchange.kept

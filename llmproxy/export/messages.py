@@ -1,14 +1,14 @@
 """Turns as messages: for OpenAI's fine-tuning and evals, and as `llm` has them."""
 
 import base64
-import json
 from collections.abc import Sequence
 from typing import Any
 
 from llm import Tool
 from llm.parts import AttachmentPart, Message, TextPart, ToolCallPart, ToolResultPart
 
-from llmproxy.store.read_only import CapturedTurn
+from llmproxy.parts import arguments_json, text_of
+from llmproxy.store.captured import CapturedTurn
 
 JsonObject = dict[str, Any]
 
@@ -29,7 +29,7 @@ def fine_tuning(turn: CapturedTurn) -> JsonObject:
 def evals(turn: CapturedTurn) -> JsonObject:
     """A sample for evals (https://github.com/openai/evals/blob/main/docs/build-eval.md): the conversation, and the
     captured answer as the ideal one. Raises `NotExportable`."""
-    ideal = "".join(part.text for message in turn.output for part in message.parts if isinstance(part, TextPart))
+    ideal = text_of(turn.output)
     if not ideal:
         raise NotExportable("the answer has no text")
     return {"input": _messages(turn.input), "ideal": ideal}
@@ -93,12 +93,10 @@ def _message(message: Message) -> list[JsonObject]:
 
 
 def _call(part: ToolCallPart) -> JsonObject:
-    unparsed = ((part.provider_metadata or {}).get("llmproxy") or {}).get("arguments")
-    arguments = unparsed if isinstance(unparsed, str) else json.dumps(part.arguments, ensure_ascii=False)
     return {
         "id": part.tool_call_id or "",
         "type": "function",
-        "function": {"name": part.name, "arguments": arguments},
+        "function": {"name": part.name, "arguments": arguments_json(part)},
     }
 
 

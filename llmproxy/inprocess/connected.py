@@ -11,6 +11,18 @@ class ClientGone(Exception):
     """The client went away."""
 
 
+async def whole_body(receive: Receive) -> bytes:
+    """The request's body. Raises `ClientGone` where the client went before its end."""
+    pieces = []
+    while True:
+        message = await receive()
+        if message["type"] == "http.disconnect":
+            raise ClientGone
+        pieces.append(message.get("body", b""))
+        if not message.get("more_body", False):
+            return b"".join(pieces)
+
+
 async def while_connected(answering: Coroutine[Any, Any, None], receive: Receive) -> None:
     """Run `answering` unless the client goes: then it is cancelled, and `ClientGone` raised. Call it once the request's
     body was read. What `answering` raises is raised; the `OSError` of a `send` that nobody reads is `ClientGone` too.

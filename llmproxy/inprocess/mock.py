@@ -15,7 +15,7 @@ from typing import Any
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from llmproxy.errors import ResponseCut
-from llmproxy.inprocess.connected import ClientGone, while_connected
+from llmproxy.inprocess.connected import ClientGone, while_connected, whole_body
 from llmproxy.inprocess.mock_endpoints import respond
 from llmproxy.inprocess.mock_response import Request, Response
 from llmproxy.inprocess.mock_settings import Options
@@ -84,16 +84,9 @@ async def _serve(options: Options, number: int, scope: Scope, receive: Receive, 
 
 
 async def _read(number: int, scope: Scope, receive: Receive) -> Request:
-    pieces = []
-    while True:
-        message = await receive()
-        if message["type"] == "http.disconnect":
-            raise ClientGone
-        pieces.append(message.get("body", b""))
-        if not message.get("more_body", False):
-            break
+    body = await whole_body(receive)
     path = scope["path"].removeprefix(scope.get("root_path", ""))
-    return Request(scope["method"], path, scope["headers"], b"".join(pieces), number, time.time())
+    return Request(scope["method"], path, scope["headers"], body, number, time.time())
 
 
 async def _send(response: Response, request: Request, send: Send) -> None:

@@ -11,7 +11,7 @@ import itertools
 import json
 import sqlite3
 from collections import defaultdict
-from collections.abc import Coroutine, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import httpx2
@@ -21,10 +21,12 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from llmproxy.config import Config
 from llmproxy.errors import ErrorCode, ProxyError, ResponseCut
 from llmproxy.headers import get, request_headers, response_headers
+from llmproxy.inprocess.connected import ClientGone, while_connected, whole_body
 from llmproxy.inprocess.replay_reply import CannotReplay, Reply, reply
 from llmproxy.inprocess.replay_settings import Options
 from llmproxy.store.read_only import NothingCaptured, open_read_only
-from llmproxy.store.replay_index import Known, Question, ReplayIndex
+from llmproxy.store.replay_index import Known, ReplayIndex
+from llmproxy.store.replay_question import Question
 from llmproxy.upstreams import Upstream, open_upstreams
 
 _UPSTREAM = "replay-record"
@@ -63,9 +65,10 @@ class Replay:
         if scope["type"] == "lifespan":
             await self._live(receive, send)
         elif scope["type"] == "http":
-            body = await _body(receive)
-            if body is not None:
-                await _while_connected(self._answer(scope, body, send), receive)
+            # When the client goes nothing more is made, and a request to the provider is closed.
+            with contextlib.suppress(ClientGone):
+                body = await whole_body(receive)
+                await while_connected(self._answer(scope, body, send), receive)
 
     async def _live(self, receive: Receive, send: Send) -> None:
         await receive()
@@ -226,35 +229,3 @@ async def _send_reply(send: Send, reply: Reply, speed: float, *, has_body: bool)
     if reply.cut:
         raise ResponseCut("the captured response broke off here")
     await send({"type": "http.response.body", "body": b"", "more_body": False})
-
-
-async def _body(receive: Receive) -> bytes | None:
-    """The request's body, or None where the client went before its end."""
-    pieces = []
-    while True:
-        message = await receive()
-        if message["type"] == "http.disconnect":
-            return None
-        pieces.append(message.get("body", b""))
-        if not message.get("more_body", False):
-            return b"".join(pieces)
-
-
-async def _while_connected(answering: Coroutine[Any, Any, None], receive: Receive) -> None:
-    """Run it unless the client goes: then nothing more is made, and a request to the provider is closed."""
-    loop = asyncio.get_running_loop()
-    answer, gone = loop.create_task(answering), loop.create_task(_disconnected(receive))
-    try:
-        await asyncio.wait((answer, gone), return_when=asyncio.FIRST_COMPLETED)
-    finally:
-        ended = answer.done()
-        answer.cancel()
-        gone.cancel()
-        await asyncio.gather(answer, gone, return_exceptions=True)
-    if ended:
-        answer.result()
-
-
-async def _disconnected(receive: Receive) -> None:
-    while (await receive())["type"] != "http.disconnect":
-        pass

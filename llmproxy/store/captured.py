@@ -1,18 +1,16 @@
-"""Reading turns back: a captured turn with all that its request held, and how its answer came."""
+"""Captured turns read back: all that the request held, and how its answer came."""
 
 import json
 import sqlite3
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
-from typing import Any, cast
+from dataclasses import dataclass
+from typing import Any
 
 from llm import Tool
 from llm.parts import Message
-from sqlite_utils import Database
 
 from llmproxy.reconstruct.turn import Api
-from llmproxy.store.llm_store import TurnStore
-from llmproxy.store.read_only import read_tools
+from llmproxy.store.llm_store import TurnReader
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,8 +19,8 @@ class CapturedTurn:
 
     - `input`: the whole chain of messages that was asked with; `output`: the answer's.
     - `tools`, `schema`, `options`: as `Turn` has them.
-    - `api`, `upstream`, `status`, `headers` (of the request, redacted), the times and `finish_reason` are of its
-      exchange; None or empty where `llm` itself logged the turn.
+    - `api`, `upstream`, `client`, `status`, `headers` (of the request, redacted), the times (milliseconds from the
+      exchange's start) and `finish_reason` are of its exchange; None or empty where `llm` itself logged the turn.
     - `whole_input`: False where the provider kept a part of the history that is not in the database.
     """
 
@@ -39,8 +37,10 @@ class CapturedTurn:
     token_details: Mapping[str, Any]
     started_utc: str | None
     duration_ms: float | None
+    resolved_model: str | None = None
     api: Api | None = None
     upstream: str | None = None
+    client: str | None = None
     status: int | None = None
     headers: tuple[tuple[str, str], ...] = ()
     first_byte_ms: float | None = None
@@ -49,59 +49,59 @@ class CapturedTurn:
     whole_input: bool = True
 
 
-def read_turn(db: Database, turn_id: str) -> CapturedTurn | None:
-    """The turn with an id; None where there is none."""
-    row = _row(
-        db.conn,
-        "select thread_id, parent_message_hash, tip_message_hash, model, options_json, schema_id, input_tokens,"
-        " output_tokens, token_details, duration_ms, datetime_utc, response_json from turns where id = ?",
-        turn_id,
-    )
-    if row is None:
+# A request with several answers has one exchange, which names the turn of the first.
+_TURN = """
+select turns.thread_id, turns.model, turns.resolved_model, turns.parent_message_hash, turns.tip_message_hash,
+    schemas.content as schema, turns.options_json, turns.input_tokens, turns.output_tokens, turns.token_details,
+    turns.datetime_utc, turns.response_json, coalesce(exchanges.duration_ms, turns.duration_ms) as duration_ms,
+    exchanges.id as exchange_id, exchanges.api, exchanges.upstream, exchanges.client, exchanges.status,
+    exchanges.request_headers, exchanges.first_byte_ms, exchanges.first_token_ms, exchanges.finish_reason
+from turns
+left join schemas on schemas.id = turns.schema_id
+left join llmproxy_exchanges as exchanges on exchanges.id = coalesce(
+    (select exchange_id from llmproxy_turns where turn_id = turns.id),
+    (select id from llmproxy_exchanges where turn_id = turns.id)
+)
+where turns.id = ?
+"""
+
+
+def read_turn(database: sqlite3.Connection, turn_id: str) -> CapturedTurn | None:
+    """The turn of this id; None where there is none. The connection may be read-only."""
+    cursor = database.execute(_TURN, [turn_id])
+    values = cursor.fetchone()
+    if values is None:
         return None
-    chain = TurnStore(db).chain(row["tip_message_hash"])
-    before = len(TurnStore(db).chain(row["parent_message_hash"]))
-    exchange = _row(
-        db.conn,
-        "select api, upstream, status, request_headers, first_byte_ms, first_token_ms, duration_ms, finish_reason"
-        " from llmproxy_exchanges where id = coalesce("
-        "(select exchange_id from llmproxy_turns where turn_id = :id),"
-        " (select id from llmproxy_exchanges where turn_id = :id))",
-        {"id": turn_id},
-    )
-    captured = CapturedTurn(
+    row = dict(zip((column[0] for column in cursor.description), values, strict=True))
+    reader = TurnReader(database)
+    hashes = reader.chain(row["tip_message_hash"])
+    messages = reader.messages(hashes)
+    asked = len(reader.chain(row["parent_message_hash"]))
+    kept_elsewhere = row["exchange_id"] is not None and _kept_elsewhere(database, turn_id, row["response_json"])
+    return CapturedTurn(
         id=turn_id,
         thread_id=row["thread_id"],
         model=row["model"],
-        input=tuple(chain[:before]),
-        output=tuple(chain[before:]),
-        tools=read_tools(db.conn, turn_id),
-        schema=_schema(db.conn, row["schema_id"]),
+        resolved_model=row["resolved_model"],
+        input=tuple(messages[hash] for hash in hashes[:asked]),
+        output=tuple(messages[hash] for hash in hashes[asked:]),
+        tools=read_tools(database, turn_id),
+        schema=json.loads(row["schema"]) if row["schema"] else None,
         options=json.loads(row["options_json"] or "{}"),
         input_tokens=row["input_tokens"],
         output_tokens=row["output_tokens"],
         token_details=json.loads(row["token_details"] or "{}"),
         started_utc=row["datetime_utc"],
         duration_ms=row["duration_ms"],
-    )
-    if exchange is None:
-        return captured
-    return _with_exchange(captured, exchange, whole=not _kept_elsewhere(db.conn, turn_id, row["response_json"]))
-
-
-def _with_exchange(captured: CapturedTurn, exchange: Mapping[str, Any], *, whole: bool) -> CapturedTurn:
-    headers = json.loads(exchange["request_headers"] or "[]")
-    return replace(
-        captured,
-        api=cast(Api | None, exchange["api"]),
-        upstream=exchange["upstream"],
-        status=exchange["status"],
-        headers=tuple((name, value) for name, value in headers),
-        first_byte_ms=exchange["first_byte_ms"],
-        first_token_ms=exchange["first_token_ms"],
-        duration_ms=exchange["duration_ms"] if exchange["duration_ms"] is not None else captured.duration_ms,
-        finish_reason=exchange["finish_reason"],
-        whole_input=whole,
+        api=row["api"],
+        upstream=row["upstream"],
+        client=row["client"],
+        status=row["status"],
+        headers=tuple((name, value) for name, value in json.loads(row["request_headers"] or "[]")),
+        first_byte_ms=row["first_byte_ms"],
+        first_token_ms=row["first_token_ms"],
+        finish_reason=row["finish_reason"],
+        whole_input=not kept_elsewhere,
     )
 
 
@@ -114,12 +114,20 @@ def _kept_elsewhere(db: sqlite3.Connection, turn_id: str, response_json: str | N
     return row is None or row[0] is None
 
 
-def _schema(db: sqlite3.Connection, schema_id: str | None) -> Mapping[str, Any] | None:
-    row = db.execute("select content from schemas where id = ?", [schema_id]).fetchone()
-    return json.loads(row[0]) if row is not None else None
+def read_tools(database: sqlite3.Connection, turn_id: str) -> tuple[Tool, ...]:
+    """The tools that a turn's model was given, in order.
 
-
-def _row(db: sqlite3.Connection, sql: str, parameters: Any) -> dict[str, Any] | None:
-    cursor = db.execute(sql, parameters if isinstance(parameters, Mapping) else [parameters])
-    row = cursor.fetchone()
-    return dict(zip((column[0] for column in cursor.description), row, strict=True)) if row is not None else None
+    `turn_tools` names them only where a thread begins or they change; a turn that asks another one again, and a
+    database that an older version wrote, have them there alone.
+    """
+    sources = ["turn_tools join tools on tools.id = turn_tools.tool_id where turn_id = ? order by turn_tools.rowid"]
+    if database.execute("select 1 from sqlite_master where name = 'llmproxy_turn_tools'").fetchone() is not None:
+        sources.insert(0, "llmproxy_turn_tools where turn_id = ? order by position")
+    for source in sources:
+        rows = database.execute(f"select name, description, input_schema from {source}", [turn_id]).fetchall()
+        if rows:
+            break
+    return tuple(
+        Tool(name=name, description=description or None, input_schema=json.loads(schema) if schema else {})
+        for name, description, schema in rows
+    )

@@ -20,6 +20,8 @@ from typing import Any
 from llm import Attachment
 from llm.parts import AttachmentPart, Message, TextPart, ToolCallPart, ToolResultPart
 
+from llmproxy.parts import unparsed_arguments
+
 
 @dataclass(frozen=True, slots=True)
 class Key:
@@ -147,7 +149,7 @@ def _content_id(attachment: Attachment) -> str:
 
 
 def _arguments(part: ToolCallPart) -> Any:
-    unparsed = ((part.provider_metadata or {}).get("llmproxy") or {}).get("arguments")
+    unparsed = unparsed_arguments(part)
     return part.arguments if unparsed is None else unparsed
 
 

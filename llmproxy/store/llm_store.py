@@ -23,8 +23,9 @@ from sqlite_utils import Database
 
 from llmproxy.capture.spool import make_folder
 from llmproxy.reconstruct.turn import Output, Turn
-from llmproxy.store.exchanges import insert, migrations, utc
+from llmproxy.store.exchanges import insert, utc
 from llmproxy.store.log_store import BulkLogStore, response_text
+from llmproxy.store.tables import migrations
 
 CACHE_KIB = 48 * 1024
 _TAGGED = re.compile(r"\s*<([A-Za-z][\w-]*)>.*</\1>\s*", re.S)
@@ -181,10 +182,6 @@ class TurnStore:
     def fork_thread(self, thread_id: str, forked_from: str | None) -> None:
         """Say where a thread branched off."""
         self.db.execute("update threads set forked_from = ? where id = ?", [forked_from, thread_id])
-
-    def chain(self, tip: str | None) -> list[Message]:
-        """The stored messages that end with the one of hash `tip`, oldest first. Raises `KeyError` where it is not."""
-        return self._logs.load_chain(tip)
 
     def history(self, turn_id: str) -> list[Message]:
         """The whole conversation up to and including a turn's answer, oldest first; empty where it is not stored."""

@@ -13,7 +13,8 @@ from llmproxy.reconstruct.turn import Turn
 from llmproxy.store.conversation_key import answer_key, called_ids, conversation_keys, exact_key
 from llmproxy.store.exchanges import REPLAY_HEADER, REPLAYED, exchange_row, insert, known_exchanges
 from llmproxy.store.llm_store import TurnStore
-from llmproxy.store.threads import Answer, Threads, wanted
+from llmproxy.store.parents import Parents, wanted
+from llmproxy.store.threads import Answer, Threads
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +36,7 @@ class DatabaseRecorder:
         self._db = db
         self._raw = raw
         self._turns = TurnStore(db)
+        self._parents = Parents(db.conn)
         self._threads = Threads(db.conn, self._turns)
 
     def write(self, exchange: Exchange, reading: Reading) -> None:
@@ -88,12 +90,12 @@ class DatabaseRecorder:
         asked_again = get(exchange.request_headers, FORK_OF)
         if asked_again is not None:
             return self._write_fork(exchange, turn, asked_again.decode("latin-1"))
-        parent = self._threads.pointed_at(exchange.id, turn)
+        parent = self._parents.pointed_at(exchange.id, turn)
         input = effective_input(turn, self._turns.history(parent.turn_id)) if parent else list(turn.input)
         asked = conversation_keys(input)
         hint = wanted(asked, input, turn.session)
         if parent is None:
-            parent = self._threads.continued(exchange.id, asked, hint)
+            parent = self._parents.continued(exchange.id, asked, hint)
         answers = [
             Answer(
                 _turn_id(exchange.id, at),

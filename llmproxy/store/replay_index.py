@@ -5,42 +5,27 @@ there; the bodies stay in the database until one of them is the answer.
 """
 
 import difflib
-import hashlib
 import json
 import sqlite3
 import threading
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from llm.parts import Message
 
-from llmproxy.headers import Header, redact_query
-from llmproxy.reconstruct import Reconstruction, api_of
-from llmproxy.reconstruct.decoding import ContentDecoder, codings_of
-from llmproxy.reconstruct.turn import NotReconstructed, Turn
+from llmproxy.headers import Header
+from llmproxy.reconstruct.turn import Turn
+from llmproxy.store.captured import read_tools
 from llmproxy.store.exchanges import REPLAYED
 from llmproxy.store.llm_store import TurnReader
-from llmproxy.store.read_only import read_tools
 from llmproxy.store.recorder import effective_input
 from llmproxy.store.replay_answer import CapturedAnswer, read_answer
+from llmproxy.store.replay_question import Question, read_question
 from llmproxy.store.request_key import Asked, counting, message_digest, normal_text, request_key
 
 # How many of the newest exchanges are looked at to say which is nearest to a request that is not known.
 _NEAREST_OF = 200
-
-
-@dataclass(frozen=True, slots=True)
-class Question:
-    """A request: the `key` it is found by, whether it wants a `stream` (and the usage at its end), and what it asks as
-    `lines` of text. `api` is None for what is no model call."""
-
-    key: bytes
-    api: str | None
-    stream: bool
-    stream_usage: bool
-    place: str
-    lines: Sequence[str]
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,7 +100,7 @@ class ReplayIndex:
     def question(self, method: str, path: str, headers: Sequence[Header], body: bytes) -> Question:
         """What a request asks; `path` is with its query, as an upstream is asked for it."""
         with self._lock:
-            return self._question(method, path, headers, body)
+            return self._read(method, path, headers, body)
 
     def find(self, question: Question) -> list[Known]:
         """The exchanges that asked the same, in the order of capture: good ones, or where there are none the others;
@@ -191,36 +176,12 @@ class ReplayIndex:
         headers = [
             (name.encode("latin-1"), value.encode("latin-1")) for name, value in json.loads(row["request_headers"])
         ]
-        return self._question(row["method"], _own_path(row["path"], row["upstream"]), headers, row["request_body"])
+        return self._read(row["method"], _own_path(row["path"], row["upstream"]), headers, row["request_body"])
 
-    def _question(self, method: str, path: str, headers: Sequence[Header], body: bytes) -> Question:
-        place, _, query = path.partition("?")
-        query = redact_query(query.encode("latin-1")).decode("latin-1")
-        place = f"{place}?{query}" if query else place
-        decoded = _decoded(headers, body)
-        try:
-            fields = json.loads(decoded)
-        except ValueError:
-            fields = None
-        api = api_of(method, path)
-        turn = _turn(api, headers, body) if api is not None else None
-        stream = isinstance(fields, dict) and fields.get("stream") is True
-        options = fields.get("stream_options") if isinstance(fields, dict) else None
-        usage = isinstance(options, dict) and options.get("include_usage") is True
-        if api is None or turn is None or turn.conversation is not None:
-            lines = [f"{method} {place}", *_body_lines(fields, decoded)]
-            boundary = _boundary(headers)  # made up anew for each request (RFC 2046 section 5.1.1)
-            said = json.dumps(fields, sort_keys=True).encode() if fields is not None else decoded
-            said = said.replace(boundary, b"boundary") if boundary else said
-            key = hashlib.blake2b(f"{method} {place}\n".encode() + said, digest_size=16).digest()
-            return Question(key, api, stream, usage, place, lines)
-        messages = self._messages(turn)
-        model = turn.model or "unknown"  # as it is stored
-        asked = Asked(api, model, turn.tools, turn.schema, counting(turn.options, self._match))
-        key = request_key(asked, map(message_digest, messages))
-        return Question(key, api, stream, usage, place, normal_text(asked, messages))
+    def _read(self, method: str, path: str, headers: Sequence[Header], body: bytes) -> Question:
+        return read_question(method, path, headers, body, match=self._match, input_of=self._input_of)
 
-    def _messages(self, turn: Turn) -> list[Message]:
+    def _input_of(self, turn: Turn) -> list[Message]:
         if turn.previous_response_id is not None:
             row = self._db.execute(
                 "select tip_message_hash from turns join llmproxy_turns on turns.id = llmproxy_turns.turn_id"
@@ -230,34 +191,6 @@ class ReplayIndex:
             if row is not None:
                 return effective_input(turn, self._reader.conversation(row[0]))
         return list(turn.input)
-
-
-def _turn(api: Any, headers: Sequence[Header], body: bytes) -> Turn | None:
-    try:
-        return Reconstruction(api, request_headers=headers, request_body=body).finish(complete=False)
-    except NotReconstructed:
-        return None
-
-
-def _decoded(headers: Sequence[Header], body: bytes) -> bytes:
-    try:
-        decoder = ContentDecoder(codings_of(headers), "request body")
-        return decoder.feed(body) + decoder.finish()
-    except NotReconstructed:
-        return body
-
-
-def _body_lines(fields: Any, body: bytes) -> list[str]:
-    if fields is not None:
-        return json.dumps(fields, indent=1, sort_keys=True, ensure_ascii=False).splitlines()
-    return body[:10_000].decode("utf-8", "replace").splitlines()
-
-
-def _boundary(headers: Iterable[Header]) -> bytes:
-    for name, value in headers:
-        if name.lower() == b"content-type" and b"boundary=" in value:
-            return value.partition(b"boundary=")[2].partition(b";")[0].strip(b'" ')
-    return b""
 
 
 def _own_path(path: str, upstream: str) -> str:

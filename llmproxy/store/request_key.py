@@ -12,8 +12,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from llm import Tool
-from llm.parts import AttachmentPart, Message, TextPart, ToolCallPart, ToolResultPart
+from llm.parts import AttachmentPart, Message, ToolCallPart, ToolResultPart
 
+from llmproxy.parts import text_of
 from llmproxy.store.conversation_key import said_items
 
 ALL_OPTIONS = "*"
@@ -106,4 +107,4 @@ def _said(message: Message) -> list[str]:
 
 
 def _text(message: Message) -> str:
-    return "".join(part.text for part in message.parts if isinstance(part, TextPart)).strip()
+    return text_of([message]).strip()

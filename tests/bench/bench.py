@@ -8,11 +8,12 @@ from typing import Any
 import pytest
 from click.testing import CliRunner
 
-from llmproxy.bench.prices import Prices
+from llmproxy.bench.costs import priced
 from llmproxy.bench.results import Run
 from llmproxy.bench.storage import opened
 from llmproxy.cli import main
 from llmproxy.config import Config, load
+from llmproxy.prices import Prices
 from llmproxy.store.llm_store import open_database
 from tests.bench.upstream import calls
 from tests.store.conversations import Recordings
@@ -64,7 +65,7 @@ class Bench:
     def run(self, name: str | None = None) -> Run:
         """The last run as it is in the database."""
         with opened(self.config) as storage:
-            return Prices(self.config).priced(storage.read(storage.find(name)))
+            return priced(storage.read(storage.find(name)), Prices(self.config))
 
     def calls(self) -> list[dict[str, Any]]:
         return calls(self.home / "calls")

@@ -150,3 +150,28 @@ def test_a_killed_run_goes_on_and_asks_nothing_twice(tmp_path: Path, monkeypatch
 
     bench("--resume", "last")
     assert 2 * prompts <= len(bench.calls()) <= 2 * prompts + 2
+
+
+def test_a_run_is_made_by_one_process_at_a_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LLM_USER_PATH", str(tmp_path))
+    bench = Bench(tmp_path, delay=60)
+    bench.record(lambda r: r.exchange([user("hello")], assistant("?")))
+    process = subprocess.Popen(
+        [sys.executable, "-m", "llmproxy", *bench.arguments("-t", "up/a", "--no-warm-up")], stderr=subprocess.DEVNULL
+    )
+    try:
+        eventually(lambda: bench.calls(), "a call")
+        refused = bench("--resume", "last", "--retry-failed", code=1)
+    finally:
+        os.kill(process.pid, signal.SIGKILL)
+        process.wait()
+    run = bench.run()
+    assert f"another llmproxy bench (process {process.pid}) is at run {run.id}" in refused
+    assert f"llmproxy bench --resume {run.id}" in refused
+    assert len(bench.calls()) == 1 and run.results == ()
+
+    # The lock of a process that was killed is nobody's, and an ended run leaves none behind.
+    bench = Bench(tmp_path)
+    bench("--resume", "last")
+    assert [result.status for result in bench.run().results] == ["done"]
+    assert list((tmp_path / "llmproxy").glob("*.lock")) == []

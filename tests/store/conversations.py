@@ -11,8 +11,8 @@ from sqlite_utils import Database
 
 from llmproxy.capture.exchange import Exchange
 from llmproxy.reconstruct.turn import Output, Turn
-from llmproxy.store.exchanges import migrations
 from llmproxy.store.recorder import DatabaseRecorder, Reading
+from llmproxy.store.tables import migrations
 
 
 def database() -> Database:

@@ -6,6 +6,8 @@ from dataclasses import dataclass
 
 # Beyond this ratio of the largest to the smallest value, a linear axis would press the small ones together.
 LOGARITHMIC = 15
+# Below it floats lose their digits (2.2e-308 and less are subnormal), and no step between ticks can be worked out.
+_NOTHING = 1e-290
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,6 +33,7 @@ def scale(values: Sequence[float], *, zero: bool = True, ticks: int = 5) -> Scal
 
     Without `zero` it need not begin there, and is never logarithmic. Without values it runs from 0 to 1.
     """
+    values = [value if abs(value) > _NOTHING else 0.0 for value in values]
     low, high = min(values, default=0.0), max(values, default=1.0)
     if zero and low > 0 and high / low > LOGARITHMIC:
         return _logarithmic(low, high, ticks)

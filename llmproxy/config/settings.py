@@ -1,41 +1,22 @@
-"""The configuration: read once from flags, environment and YAML, validated, frozen.
+"""The settings and their defaults: frozen models, each value checked by itself."""
 
-`load` is the door. What it returns is a value; nothing in it is looked up again while the proxy runs.
-"""
-
-import difflib
-import json
 import os
 import re
-from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 from urllib.parse import urlsplit
 
 import click
-import yaml
-from dotenv import dotenv_values
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
-from pydantic_settings import (
-    BaseSettings,
-    EnvSettingsSource,
-    PydanticBaseSettingsSource,
-    SettingsConfigDict,
-    SettingsError,
-)
-from yaml.composer import ComposerError
-from yaml.constructor import ConstructorError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
+
+from llmproxy.config.errors import no_such
 
 ENV_PREFIX = "LLMPROXY_"
 # The three are the first segments of our own paths and of the default upstream's.
 RESERVED_NAMES = frozenset(("v1", "api", "_llmproxy"))
 
 _TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")  # RFC 9110 section 5.6.2
-_REFERENCE = re.compile(r"\$(\$)?\{([^{}]*)\}")
-
-
-class ConfigError(Exception):
-    """The configuration cannot be used. The message names the place and the mend, in one or two lines."""
 
 
 def llm_user_dir() -> Path:
@@ -240,7 +221,7 @@ class Config(BaseSettings):
     @model_validator(mode="after")
     def _default_exists(self) -> "Config":
         if self.default_upstream is not None and self.default_upstream not in self.upstreams:
-            raise ValueError(f"default_upstream: {_unknown(self.default_upstream, self.upstreams)}")
+            raise ValueError(f"default_upstream: {no_such(self.default_upstream, self.upstreams)}")
         return self
 
     @property
@@ -259,198 +240,3 @@ class Config(BaseSettings):
     ) -> tuple[PydanticBaseSettingsSource, ...]:
         """Only what `load` merged: it reads the environment itself, so that mistakes are told apart by their place."""
         return (init_settings,)
-
-
-class _Environment(EnvSettingsSource):
-    """pydantic-settings' reading of the environment, over a mapping that `.env` was merged into."""
-
-    def __init__(self, environ: Mapping[str, str]) -> None:
-        self._environ = environ
-        super().__init__(Config)
-
-    def _load_env_vars(self) -> Mapping[str, str | None]:
-        return {name.lower(): value for name, value in self._environ.items()}
-
-
-def load(path: Path | None = None, flags: Mapping[str, Any] | None = None) -> Config:
-    """The configuration from a YAML file (or none), the environment over it and `flags` over both.
-
-    - `path`: the file; `.env` beside it is read, the real environment wins over it.
-    - `flags`: nested as the file is, without what was not given.
-
-    Raises `ConfigError`.
-    """
-    from_file: dict[str, Any] = {}
-    environ: dict[str, str] = dict(os.environ)
-    place = "the configuration"
-    if path is not None:
-        from_file = _read_yaml(path)
-        environ = _read_dotenv(path.with_name(".env")) | environ
-        place = str(path)
-    _refuse_unknown_variables(environ)
-    try:
-        from_environment = _Environment(environ)()
-    except SettingsError as exc:
-        raise ConfigError(f"the environment: {_variable_of(exc)}: lists and mappings are written as JSON") from exc
-    flags = dict(flags or {})
-    merged = _merge(_merge(from_file, from_environment), flags)
-    resolved = _resolve(merged, "", _References(environ, place))
-    try:
-        return Config(**resolved)
-    except ValidationError as exc:
-        places = (("the command line", flags), ("the environment", from_environment))
-        raise ConfigError(_explain(exc, places, place)) from None
-
-
-def _read_yaml(path: Path) -> dict[str, Any]:
-    try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise ConfigError(f"{path}: there is no such file; copy config.example.yaml to start one") from None
-    except OSError as exc:
-        raise ConfigError(f"{path}: cannot be read: {exc.strerror}") from None
-    except UnicodeDecodeError as exc:
-        raise ConfigError(f"{path}: is not UTF-8 (byte {exc.start}); save it as UTF-8") from None
-    except ValueError as exc:
-        raise ConfigError(f"{path}: a date or number in it does not exist ({exc}); put it in quotes") from None
-    except (ComposerError, ConstructorError) as exc:
-        # Its own words show the value, which may be a key.
-        where = f"{exc.problem_mark.line + 1}:{exc.problem_mark.column + 1}" if exc.problem_mark else "?"
-        raise ConfigError(f"{path}:{where}: a value that begins with '*', '!', '[' or '{{' belongs in quotes") from None
-    except yaml.YAMLError as exc:
-        mark = getattr(exc, "problem_mark", None)
-        where = f":{mark.line + 1}:{mark.column + 1}" if mark else ""
-        raise ConfigError(f"{path}{where}: is not YAML: {getattr(exc, 'problem', None) or exc}") from None
-    if content is None:
-        return {}
-    if not isinstance(content, dict):
-        raise ConfigError(f"{path}: holds a {type(content).__name__}; it must be keys and values, such as port: 11435")
-    return content
-
-
-def _read_dotenv(path: Path) -> dict[str, str]:
-    try:
-        return {name: value for name, value in dotenv_values(path).items() if value is not None}
-    except OSError as exc:
-        raise ConfigError(f"{path}: cannot be read: {exc.strerror}") from None
-    except UnicodeDecodeError as exc:
-        raise ConfigError(f"{path}: is not UTF-8 (byte {exc.start}); save it as UTF-8") from None
-
-
-def _variable_of(exc: SettingsError) -> str:
-    field = re.search(r'field "(\w+)"', str(exc))
-    return ENV_PREFIX + (field[1].upper() if field else "")
-
-
-def _merge(below: dict[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
-    merged = dict(below)
-    for key, value in above.items():
-        old = merged.get(key)
-        merged[key] = _merge(old, value) if isinstance(old, dict) and isinstance(value, Mapping) else value
-    return merged
-
-
-class _References:
-    """Resolves `${NAME}` (an environment variable) and `${llm:NAME}` (a key kept by `llm keys`)."""
-
-    def __init__(self, environ: Mapping[str, str], place: str) -> None:
-        self._environ = environ
-        self._place = place
-
-    def substitute(self, text: str, key: str) -> str:
-        def value(match: re.Match[str]) -> str:
-            if match[1]:
-                return "${" + match[2] + "}"
-            return self._value(match[2], key)
-
-        return _REFERENCE.sub(value, text)
-
-    def _value(self, name: str, key: str) -> str:
-        if name.startswith("llm:"):
-            alias = name.removeprefix("llm:")
-            found = _llm_keys().get(alias)
-            mend = f"run: llm keys set {alias}"
-        else:
-            found = self._environ.get(name)
-            mend = f"set it, or write $${{{name}}} where the text itself is meant"
-        if not found:
-            what = f"`llm keys` has no {alias!r}" if name.startswith("llm:") else f"the variable {name} is not set"
-            raise ConfigError(f"{self._place}: {key}: {what}; {mend}")
-        return found
-
-
-def _llm_keys() -> dict[str, str]:
-    path = llm_user_dir() / "keys.json"
-    try:
-        keys = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        return {}
-    except (OSError, ValueError) as exc:
-        raise ConfigError(f"{path}: cannot be read: {exc}") from None
-    return keys if isinstance(keys, dict) else {}
-
-
-def _resolve(value: Any, key: str, references: _References) -> Any:
-    if isinstance(value, str):
-        return references.substitute(value, key)
-    if isinstance(value, dict):
-        # YAML reads an unquoted 1 or yes as a key that is no text; pydantic then names it by its place.
-        return {str(k): _resolve(v, f"{key}.{k}" if key else str(k), references) for k, v in value.items()}
-    if isinstance(value, list):
-        return [_resolve(item, f"{key}[{i}]", references) for i, item in enumerate(value)]
-    return value
-
-
-def _refuse_unknown_variables(environ: Mapping[str, str]) -> None:
-    """Refuse a variable that looks like a mistyped key of ours. Others may have their own uses for the prefix."""
-    known = {*Config.model_fields, "config"}  # LLMPROXY_CONFIG names the file
-    for name in environ:
-        if name.upper().startswith(ENV_PREFIX):
-            key = name[len(ENV_PREFIX) :].lower().split("__")[0]
-            if key not in known and difflib.get_close_matches(key, known, n=1):
-                raise ConfigError(f"the environment: {name}: {_unknown(key, known)}")
-
-
-def _unknown(name: str, known: Any) -> str:
-    names = sorted(known)
-    near = difflib.get_close_matches(name, names, n=1)
-    return f"there is no {name!r}; " + (f"did you mean {near[0]!r}?" if near else "there is: " + ", ".join(names))
-
-
-def _explain(error: ValidationError, places: Sequence[tuple[str, Mapping[str, Any]]], file: str) -> str:
-    """The first mistakes, one line each: place, key, what is wrong, the mend. No value is shown: it may be a key.
-
-    `places`: what wins over the file, the first most, with its settings.
-    """
-    lines = []
-    for mistake in error.errors()[:3]:
-        key = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in mistake["loc"]).lstrip(".")
-        if mistake["type"] == "extra_forbidden":
-            text = _unknown(str(mistake["loc"][-1]), _fields_at(mistake["loc"][:-1]))
-        else:
-            text = mistake["msg"].removeprefix("Value error, ")
-        place = next((name for name, settings in places if _holds(settings, mistake["loc"])), file)
-        lines.append(f"{place}: {key}: {text}" if key else f"{place}: {text}")
-    return "\n".join(lines)
-
-
-def _holds(settings: Any, location: tuple[int | str, ...]) -> bool:
-    for part in location:
-        if not isinstance(settings, Mapping):
-            break  # a list or a plain value is given whole
-        if part not in settings:
-            return False
-        settings = settings[part]
-    return bool(location)
-
-
-def _fields_at(location: tuple[int | str, ...]) -> list[str]:
-    models: dict[str, type[BaseModel]] = {
-        "upstreams": UpstreamConfig,
-        "capture": CaptureConfig,
-        "security": SecurityConfig,
-        "prices": PriceConfig,
-        "ask": AskConfig,
-    }
-    model = models[str(location[0])] if location else Config
-    return list(model.model_fields)

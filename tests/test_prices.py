@@ -4,8 +4,9 @@ from typing import Any
 
 import pytest
 
-from llmproxy.bench.prices import Prices, cost_usd
 from llmproxy.config import Config, PriceConfig, UpstreamConfig
+from llmproxy.prices import Prices, listed_cost
+from llmproxy.tokens import Tokens
 
 CONFIG = Config(
     upstreams={
@@ -28,8 +29,8 @@ CONFIG = Config(
         ("openai", "mine", {}, 3.0),
         ("openai", "mine", {"cached_tokens": 500_000}, 2.75),
         ("local", "mine", {"cached_tokens": 500_000}, 30.0),
-        ("mock", "mock", {"reported": 0.25}, 0.25),
-        ("openai", "mine", {"reported": 0.25}, 3.0),
+        ("mock", "mock", {"reported_cost_usd": 0.25}, 0.25),
+        ("openai", "mine", {"reported_cost_usd": 0.25}, 3.0),
         ("mock", "mock", {}, None),
         ("local", "gpt-4o-mini", {}, None),
         ("openai", "no-such-model-there-is", {}, None),
@@ -38,17 +39,17 @@ CONFIG = Config(
 )
 def test_costs(upstream: str, model: str, more: dict[str, Any], cost: float | None) -> None:
     tokens: dict[str, Any] = {"input_tokens": 1_000_000, "output_tokens": 1_000_000}
-    assert Prices(CONFIG).cost(upstream, model, **(tokens | more)) == cost
+    assert Prices(CONFIG).cost(upstream, model, Tokens(**(tokens | more))) == cost
 
 
 @pytest.mark.parametrize(("upstream", "model"), [("openai", "gpt-4o-mini"), ("deepseek", "deepseek-chat")])
 def test_the_list_knows_providers_by_url_and_by_name(upstream: str, model: str) -> None:
-    cost = Prices(CONFIG).cost(upstream, model, input_tokens=1_000_000, output_tokens=1_000_000)
+    cost = Prices(CONFIG).cost(upstream, model, Tokens(1_000_000, 1_000_000))
     assert cost is not None and 0.05 < cost < 50
 
 
 def test_what_was_cached_costs_less() -> None:
-    fresh = cost_usd("gpt-4o-mini", "openai", 1_000_000, 0)
-    cached = cost_usd("gpt-4o-mini", "openai", 1_000_000, 0, cached_tokens=1_000_000)
+    fresh = listed_cost("gpt-4o-mini", "openai", Tokens(1_000_000, 0))
+    cached = listed_cost("gpt-4o-mini", "openai", Tokens(1_000_000, 0, cached_tokens=1_000_000))
     assert fresh is not None and cached is not None and 0 < cached < fresh
-    assert cost_usd("gpt-4o-mini", "no-such-provider", 1, 1) is None
+    assert listed_cost("gpt-4o-mini", "no-such-provider", Tokens(1, 1)) is None

@@ -1,0 +1,142 @@
+"""Parents: which turn a request continues.
+
+An explicit pointer names it (`previous_response_id`, `conversation`); else it is the turn whose conversation, answer
+included, is the longest that the request's messages begin with, compared by `conversation_key`: with tool-call ids
+first, without them as fallback; on a tie the same session, then the newest. Where the history was rewritten
+(compaction, an agent that cuts old messages out), the last tool call that the request echoes names the turn that made
+it.
+
+Only turns that began earlier are looked at, and every look-up is one in an index.
+"""
+
+import sqlite3
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from llm.parts import Message
+
+from llmproxy.reconstruct.turn import Turn
+from llmproxy.store.conversation_key import ConversationKeys, Key, called_ids, exact_key
+
+# Of equal candidates, so many of the newest are looked at for one of the same session.
+_CANDIDATES = 20
+# A tool call's id names a turn by itself only where it is long enough to be no counter (`call_0`, `functions.add:0`).
+TELLING_ID_LENGTH = 16
+
+
+@dataclass(frozen=True, slots=True)
+class Parent:
+    """A turn that another continues."""
+
+    turn_id: str
+    exchange_id: str
+    thread_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """What a request says of its parent: the keys of its last answer, the last tool call it echoes, its session."""
+
+    key: Key | None
+    exact: bytes | None
+    call: str | None
+    session: str | None
+
+
+def wanted(asked: ConversationKeys, input: Sequence[Message], session: str | None) -> Wanted:
+    """What a request says of its parent; `asked` are the keys of its `input`."""
+    calls = called_ids(input)
+    return Wanted(
+        key=asked.answers[-1] if asked.answers else None,
+        exact=exact_key(input),
+        call=calls[-1] if calls and len(calls[-1]) >= TELLING_ID_LENGTH else None,
+        session=session,
+    )
+
+
+class Parents:
+    """Finds parents in the tables of one database."""
+
+    def __init__(self, db: sqlite3.Connection) -> None:
+        self._db = db
+
+    def pointed_at(self, exchange_id: str, turn: Turn) -> Parent | None:
+        """The turn that the request points at by an id of the provider's, where we have it."""
+        if turn.previous_response_id is not None:
+            return self._newest("response_id", turn.previous_response_id, exchange_id)
+        if turn.conversation is not None:
+            return self._newest("conversation", turn.conversation, exchange_id)
+        return None
+
+    def continued(self, exchange_id: str, asked: ConversationKeys, wanted: Wanted) -> Parent | None:
+        """The turn whose conversation is the longest that the request begins with."""
+        if wanted.key is None:
+            return None
+        parent = self.by_last_answer(exchange_id, wanted)
+        if parent is None:
+            for key in self._known(asked.answers[:-1]):
+                parent = self._by_key(exchange_id, key, wanted)
+                if parent is not None:
+                    break
+        return parent
+
+    def by_last_answer(self, exchange_id: str, wanted: Wanted) -> Parent | None:
+        """The turn whose answer is the request's last one, or that made the last tool call that it echoes."""
+        parent = self._by_key(exchange_id, wanted.key, wanted) if wanted.key is not None else None
+        if parent is None and wanted.call is not None:
+            parent = self._by_call(exchange_id, wanted.call)
+        return parent
+
+    def _by_key(self, exchange_id: str, key: Key, wanted: Wanted) -> Parent | None:
+        for column, value in (("answer_key", key.with_ids), ("answer_key_without_ids", key.without_ids)):
+            rows = self._db.execute(
+                "select turn_id, exchange_id, thread_id, answer_key_without_ids, answer_exact, session"
+                f" from llmproxy_turns where {column} = ? and exchange_id < ?"
+                f" order by turn_id desc limit {_CANDIDATES}",
+                [value, exchange_id],
+            ).fetchall()
+            if rows:
+                # Equal by one form: the other one, the answer to the letter, and the session break the tie, in this
+                # order; of those left the newest.
+                best = max(
+                    rows,
+                    key=lambda row: (
+                        row[3] == key.without_ids,
+                        row[4] == wanted.exact,
+                        wanted.session is not None and row[5] == wanted.session,
+                    ),
+                )
+                return Parent(*best[:3])
+        return None
+
+    def _by_call(self, exchange_id: str, tool_call_id: str) -> Parent | None:
+        row = self._db.execute(
+            "select turn_id, exchange_id, thread_id from llmproxy_tool_calls join llmproxy_turns using (turn_id)"
+            " where tool_call_id = ? and exchange_id < ? order by turn_id desc limit 1",
+            [tool_call_id, exchange_id],
+        ).fetchone()
+        return Parent(*row) if row is not None else None
+
+    def _known(self, keys: Sequence[Key]) -> list[Key]:
+        """Which of the keys are some turn's answer, the longest conversation first."""
+        found: set[bytes] = set()
+        for at in range(0, len(keys), 400):
+            some = keys[at : at + 400]
+            marks = ",".join("?" * len(some))
+            for column, values in (
+                ("answer_key", [key.with_ids for key in some]),
+                ("answer_key_without_ids", [key.without_ids for key in some]),
+            ):
+                rows = self._db.execute(
+                    f"select distinct {column} from llmproxy_turns where {column} in ({marks})", values
+                )
+                found.update(row[0] for row in rows)
+        return [key for key in reversed(keys) if key.with_ids in found or key.without_ids in found]
+
+    def _newest(self, column: str, value: str, before: str) -> Parent | None:
+        row = self._db.execute(
+            f"select turn_id, exchange_id, thread_id from llmproxy_turns where {column} = ? and exchange_id < ?"
+            " order by turn_id desc limit 1",
+            [value, before],
+        ).fetchone()
+        return Parent(*row) if row is not None else None

@@ -1,0 +1,127 @@
+"""Our own tables, beside `llm`'s in the same file: exchanges, and what finding threads needs."""
+
+from sqlite_utils import Database
+from sqlite_utils.migrations import Migrations
+
+migrations = Migrations("llmproxy")
+
+
+@migrations()
+def m001_exchanges(db: Database) -> None:
+    db.execute(
+        """
+        create table llmproxy_exchanges (
+            id text primary key,
+            turn_id text,
+            thread_id text,
+            upstream text,
+            api text,
+            method text,
+            path text,
+            model text,
+            stream integer,
+            status integer,
+            outcome text,
+            error text,
+            reason text,
+            notes text,
+            finish_reason text,
+            input_tokens integer,
+            output_tokens integer,
+            token_details text,
+            truncated integer,
+            started_utc text,
+            first_byte_ms real,
+            first_token_ms real,
+            duration_ms real,
+            request_bytes integer,
+            response_bytes integer,
+            client text,
+            session text,
+            user_agent text,
+            request_headers text,
+            response_headers text,
+            request_body blob,
+            response_body blob,
+            response_pieces text
+        )
+        """
+    )
+    db.execute("create index llmproxy_exchanges_turn on llmproxy_exchanges(turn_id)")
+    db.execute("create index llmproxy_exchanges_thread on llmproxy_exchanges(thread_id)")
+
+
+@migrations()
+def m002_turns(db: Database) -> None:
+    # What finding a turn's thread needs, an index for each question: see parents.py and threads.py.
+    db.execute(
+        """
+        create table llmproxy_turns (
+            turn_id text primary key,
+            exchange_id text,
+            parent_turn_id text,
+            parent_exchange_id text,
+            thread_id text,
+            kin blob,
+            answer_key blob,
+            answer_key_without_ids blob,
+            answer_exact blob,
+            wanted_key blob,
+            wanted_key_without_ids blob,
+            wanted_exact blob,
+            wanted_call text,
+            response_id text,
+            conversation text,
+            session text
+        )
+        """
+    )
+    for column in ("answer_key", "answer_key_without_ids"):
+        # Many turns may have the same: the newest are found without looking at the others.
+        db.execute(
+            f"create index llmproxy_turns_{column} on llmproxy_turns({column}, turn_id) where {column} is not null"
+        )
+    for column in (
+        "exchange_id",
+        "thread_id",
+        "wanted_key",
+        "wanted_key_without_ids",
+        "wanted_call",
+        "response_id",
+        "conversation",
+    ):
+        db.execute(f"create index llmproxy_turns_{column} on llmproxy_turns({column}) where {column} is not null")
+    db.execute(
+        "create index llmproxy_turns_parent on llmproxy_turns(parent_exchange_id, thread_id)"
+        " where parent_exchange_id is not null"
+    )
+    db.execute(
+        "create table llmproxy_tool_calls (tool_call_id text, turn_id text, primary key (tool_call_id, turn_id))"
+        " without rowid"
+    )
+
+
+@migrations()
+def m003_tool_sets(db: Database) -> None:
+    # Thirty tools sent with each of two hundred requests are one set: `llm`'s `turn_tools` would take 2.4 KB a turn.
+    # A turn has rows there where its thread begins or its tools change; here every turn has its own.
+    db.execute("create table llmproxy_tool_sets (id integer primary key, tools text unique)")
+    db.execute("alter table llmproxy_turns add column tool_set integer references llmproxy_tool_sets(id)")
+    db.execute(
+        """
+        create view llmproxy_turn_tools as
+        select llmproxy_turns.turn_id, tool.key as position, tools.id as tool_id, tools.name, tools.description,
+               tools.input_schema
+          from llmproxy_turns
+          join llmproxy_tool_sets on llmproxy_tool_sets.id = llmproxy_turns.tool_set
+          join json_each(llmproxy_tool_sets.tools) as tool
+          join tools on tools.id = tool.value
+        """
+    )
+
+
+@migrations()
+def m004_ask(db: Database) -> None:
+    # How a request came where not by a provider's path (`/v1/ask`), and the ids that it was asked with.
+    for column in ("via", "ask_client_id", "ask_user_id"):
+        db.execute(f"alter table llmproxy_exchanges add column {column} text")

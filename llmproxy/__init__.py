@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from llmproxy.app import create_app
     from llmproxy.capture.exchange import Exchange
-    from llmproxy.ingest import Hook
+    from llmproxy.hooks import Hook
     from llmproxy.reconstruct.turn import Turn
 
 __version__ = "0.1.0"
@@ -29,7 +29,7 @@ __all__ = ["Exchange", "Hook", "Turn", "__version__", "create_app"]
 _HOMES = {
     "create_app": "llmproxy.app",
     "Exchange": "llmproxy.capture.exchange",
-    "Hook": "llmproxy.ingest",
+    "Hook": "llmproxy.hooks",
     "Turn": "llmproxy.reconstruct.turn",
 }
 

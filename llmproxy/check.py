@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import httpx2
 
 from llmproxy.config import Config, ConfigError
-from llmproxy.ingest import load_hooks
+from llmproxy.hooks import load_hooks
 from llmproxy.serve import check_recordable, check_startable
 from llmproxy.upstreams import Upstream, open_upstreams
 

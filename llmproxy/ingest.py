@@ -11,37 +11,26 @@ where the machine is busy, because an idle one may hold the lock for seconds; wh
 """
 
 import asyncio
-import fcntl
-import importlib
 import logging
-import os
 import sqlite3
 import time
 from collections import deque
-from collections.abc import Awaitable, Callable, Iterator, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 
 from sqlite_utils import Database
 
 from llmproxy.capture.exchange import Exchange
 from llmproxy.capture.segment_reader import Recorded
-from llmproxy.capture.spool import make_folder
 from llmproxy.capture.spool_reader import SpoolReader
-from llmproxy.config import CaptureConfig, ConfigError
+from llmproxy.config import CaptureConfig
+from llmproxy.hooks import Hook, call_hooks
 from llmproxy.reconstruct import Reconstruction, api_of
 from llmproxy.reconstruct.turn import NotReconstructed, Turn
 from llmproxy.store.exchanges import insert, known_exchanges, utc
-from llmproxy.store.llm_store import open_database
+from llmproxy.store.logs_database import LogsDatabase, StoreUnavailable
 from llmproxy.store.recorder import DatabaseRecorder, Reading
-
-Hook = Callable[[Turn, Exchange], Awaitable[None]]
-"""An async callable that is given each turn and its exchange, in the ingester's process, at least once.
-
-It may raise: it is then called again, three times in all, and neither the database nor other hooks notice.
-"""
 
 POLL_SECONDS = 0.1
 BATCH_EXCHANGES = 200
@@ -51,21 +40,9 @@ TRANSACTION_SECONDS = 0.05
 PROMPT_SHARE = 0.02
 PROMPT_SECONDS = 0.1
 PROMPT_EXCHANGES = 8
-HOOK_SECONDS = 30.0
-HOOK_TRIES = 3
 HOOK_BATCHES = 4
 
 logger = logging.getLogger("llmproxy.ingest")
-
-
-class StoreUnavailable(Exception):
-    """The database cannot be written at the moment. The message says why; what waits stays in the spool."""
-
-
-@dataclass(slots=True)
-class _Opened:
-    db: Database
-    file: tuple[int, int]
 
 
 class Ingester:
@@ -83,7 +60,7 @@ class Ingester:
         self._prompt.submit(int).result()
         self._credit = PROMPT_SECONDS
         self._credited = time.monotonic()
-        self._opened: _Opened | None = None
+        self._database = LogsDatabase(capture.database_path, full_sync=capture.fsync)
         self._hook_tasks: set[asyncio.Task[None]] = set()
         self.ingested = 0
 
@@ -123,7 +100,7 @@ class Ingester:
 
     def close(self) -> None:
         self._prompt.shutdown()
-        self._close_database()
+        self._database.close()
         self._spool.close()
 
     async def _pass(self, *, settle: float) -> None:
@@ -177,12 +154,11 @@ class Ingester:
         """Write a batch into the database, each exchange exactly once. Returns the seconds of CPU time that it took."""
         begun = time.thread_time()
         waiting = deque(batch)
-        recorder: DatabaseRecorder | None = None
         while waiting:
-            with self._database() as db:
+            with self._database.transaction() as db:
                 until = time.monotonic() + TRANSACTION_SECONDS
                 known = known_exchanges(db.conn, [each.recorded.id for each in waiting])
-                recorder = recorder or DatabaseRecorder(db, self._capture.raw)
+                recorder = DatabaseRecorder(db, self._capture.raw)
                 while waiting:
                     each = waiting.popleft()
                     if each.recorded.id not in known:
@@ -191,55 +167,14 @@ class Ingester:
                         break
         return time.thread_time() - begun
 
-    @contextmanager
-    def _database(self) -> Iterator[Database]:
-        """The open database inside a transaction that is committed at the end. Raises `StoreUnavailable`."""
-        path = self._capture.database_path
-        try:
-            if self._opened is None or self._opened.file != _file(path):
-                # Removed or replaced: what would be written to the old file would be lost.
-                self._close_database()
-                db = open_database(path, full_sync=self._capture.fsync)
-                self._opened = _Opened(db, _file(path))
-            connection = self._opened.db.conn
-            connection.execute("begin immediate")
-            try:
-                yield self._opened.db
-            except BaseException:
-                if connection.in_transaction:
-                    connection.execute("rollback")
-                raise
-            connection.execute("commit")
-            if self._opened.file != _file(path):
-                raise OSError("it was replaced while it was written")
-        except (sqlite3.OperationalError, sqlite3.DatabaseError, OSError) as exc:
-            self._close_database()
-            raise StoreUnavailable(f"the database {path} cannot be written: {exc}") from exc
-
-    def _close_database(self) -> None:
-        if self._opened is not None:
-            self._opened.db.close()
-            self._opened = None
+    async def _call_hooks(self, turns: list[tuple[Turn, Exchange]], batch: list[Recorded]) -> None:
+        for turn, exchange in turns:
+            await call_hooks(self._hooks, turn, exchange)
+        self._acknowledge(batch)
 
     def _acknowledge(self, batch: list[Recorded]) -> None:
         for recorded in batch:
             recorded.acknowledge()
-
-    async def _call_hooks(self, turns: list[tuple[Turn, Exchange]], batch: list[Recorded]) -> None:
-        for turn, exchange in turns:
-            await asyncio.gather(*(self._call_hook(hook, turn, exchange) for hook in self._hooks))
-        self._acknowledge(batch)
-
-    async def _call_hook(self, hook: Hook, turn: Turn, exchange: Exchange) -> None:
-        for attempt in range(1, HOOK_TRIES + 1):
-            try:
-                async with asyncio.timeout(HOOK_SECONDS):
-                    await hook(turn, exchange)
-                return
-            except Exception:  # a hook is somebody else's code: whatever it raises is told and must not stop ingest
-                logger.exception("hook %s failed for exchange %s (try %d)", _name(hook), exchange.id, attempt)
-                if attempt < HOOK_TRIES:
-                    await asyncio.sleep(attempt)
 
 
 def read(exchange: Exchange) -> Reading:
@@ -314,62 +249,6 @@ def _write_row(db: Database, recorded: Recorded, reason: str | None) -> None:
         "llmproxy_exchanges",
         {"id": recorded.id, "outcome": "interrupted", "reason": reason, "started_utc": utc(recorded.ended)},
     )
-
-
-def load_hooks(names: Sequence[str]) -> list[Hook]:
-    """The hooks at `package.module:callable`. Raises `ConfigError` naming the one that cannot be loaded."""
-    hooks = []
-    for name in names:
-        module, _, attribute = name.partition(":")
-        try:
-            hook = getattr(importlib.import_module(module), attribute)
-        except (ImportError, AttributeError) as exc:
-            raise ConfigError(f"capture.hooks: {name} cannot be loaded: {exc}") from exc
-        if not callable(hook):
-            raise ConfigError(f"capture.hooks: {name} cannot be called")
-        hooks.append(hook)
-    return hooks
-
-
-class SpoolLock:
-    """The spool's lock: one ingester at a time. Given up by the system when its process dies."""
-
-    def __init__(self, folder: Path) -> None:
-        make_folder(folder)
-        self._fd = os.open(folder / "ingest.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-
-    def acquire(self) -> bool:
-        """Take it, if nobody has it."""
-        try:
-            fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return False
-        try:
-            os.ftruncate(self._fd, 0)
-            os.pwrite(self._fd, f"{os.getpid()}\n".encode(), 0)
-        except OSError as exc:
-            # The lock is ours all the same, and where the disk is full it is ingest that makes room.
-            logger.debug("the spool's lock cannot be signed: %s", exc.strerror)
-        return True
-
-    def holder(self) -> str:
-        """The process that has it, as text."""
-        return os.pread(self._fd, 20, 0).decode(errors="replace").strip() or "unknown"
-
-    def close(self) -> None:
-        os.close(self._fd)
-
-
-def _file(path: Path) -> tuple[int, int]:
-    try:
-        status = path.stat()
-    except FileNotFoundError:
-        return (0, 0)
-    return (status.st_dev, status.st_ino)
-
-
-def _name(hook: Hook) -> str:
-    return getattr(hook, "__qualname__", repr(hook))
 
 
 async def _wait(stop: asyncio.Event, seconds: float) -> None:

@@ -8,9 +8,11 @@ import signal
 import sys
 import time
 
+from llmproxy.capture.spool_lock import SpoolLock
 from llmproxy.capture.spool_reader import backlog
 from llmproxy.config import CaptureConfig
-from llmproxy.ingest import Ingester, SpoolLock, load_hooks
+from llmproxy.hooks import load_hooks
+from llmproxy.ingest import Ingester
 
 LOCK_POLL_SECONDS = 0.5
 # How long the database may refuse before the end is not put off any more; what is left stays in the spool.

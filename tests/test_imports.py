@@ -32,7 +32,7 @@ LAYERS: list[dict[str, set[str]]] = [
         "inprocess": set(),
         "export": set(),
     },
-    {"forward": set(), "store": set(), "ask": set()},
+    {"forward": set(), "store": set(), "ask": set(), "hooks": set()},
     {
         "guard": set(),
         "upstreams": {"transports"},

@@ -14,9 +14,11 @@ import pytest
 import llmproxy.ingest
 from llmproxy.capture.exchange import Exchange
 from llmproxy.capture.spool import SpoolWriter
+from llmproxy.capture.spool_lock import SpoolLock
 from llmproxy.capture.tee import RequestHead, Tee
 from llmproxy.config import CaptureConfig, ConfigError
-from llmproxy.ingest import Hook, Ingester, SpoolLock, load_hooks
+from llmproxy.hooks import Hook, load_hooks
+from llmproxy.ingest import Ingester
 from llmproxy.metrics import Metrics
 from llmproxy.reconstruct import Reconstruction
 from llmproxy.reconstruct.turn import Turn

@@ -83,7 +83,7 @@ def anchor(heading: str) -> str:
 
 
 def test_the_hook_loads(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from llmproxy.ingest import load_hooks
+    from llmproxy.hooks import load_hooks
 
     (snippet,) = (snippet for snippet in snippets("python") if "my_hooks.py" in snippet)
     (tmp_path / "my_hooks.py").write_text(snippet)

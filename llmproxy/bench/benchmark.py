@@ -23,8 +23,8 @@ from llmproxy.bench.targets import parse_targets
 from llmproxy.bench.verdicts import Verdicts
 from llmproxy.bench.workers import Stopped, Workers
 from llmproxy.capture.exchange import ExchangeIds
+from llmproxy.capture.spool_lock import SpoolLock
 from llmproxy.config import Config
-from llmproxy.ingest import SpoolLock
 from llmproxy.ingester import follow
 from llmproxy.prices import Prices
 from llmproxy.serve import IngesterProcess

@@ -8,7 +8,7 @@ import httpx2
 
 from llmproxy.config import Config, ConfigError
 from llmproxy.hooks import load_hooks
-from llmproxy.serve import check_recordable, check_startable
+from llmproxy.preflight import check_recordable, check_startable
 from llmproxy.upstreams import Upstream, open_upstreams
 
 PATIENCE_SECONDS = 10.0

@@ -14,7 +14,8 @@ import click
 import httpx2
 
 from llmproxy.config import Config
-from llmproxy.serve import check_startable, listen, serve
+from llmproxy.preflight import check_startable
+from llmproxy.serve import listen, serve
 
 QUESTION = "What does llmproxy do?"
 ANSWER = (

@@ -21,8 +21,10 @@ from llmproxy.app import App
 from llmproxy.capture.exchange import Exchange
 from llmproxy.capture.spool_reader import SpoolReader
 from llmproxy.config import Config
-from llmproxy.serve import Server, listen, set_up_logging
+from llmproxy.console import set_up_logging
+from llmproxy.serve import listen
 from llmproxy.server.protocol import HTTPProtocol
+from llmproxy.server.server import Server
 
 T = TypeVar("T")
 DEADLINE = 20.0

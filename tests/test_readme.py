@@ -16,7 +16,7 @@ import yaml
 import llmproxy
 from llmproxy.cli import main
 from llmproxy.config import load
-from llmproxy.serve import check_startable
+from llmproxy.preflight import check_startable
 from tests.inprocess.legacy_service import WHOLE, legacy_service
 from tests.proxy import proxy_in_thread
 from tests.store.conversations import Recordings, assistant, user

@@ -27,8 +27,8 @@ from llmproxy.capture.spool_lock import SpoolLock
 from llmproxy.config import Config
 from llmproxy.ingester import follow
 from llmproxy.prices import Prices
-from llmproxy.serve import IngesterProcess
 from llmproxy.store.captured import read_turn
+from llmproxy.supervisor import IngesterProcess
 
 INGESTER_SECONDS = 10.0
 

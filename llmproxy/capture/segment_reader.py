@@ -6,36 +6,19 @@ import os
 import re
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from zlib import crc32
 
-from llmproxy.capture.exchange import OUTCOMES, Exchange, Outcome
+from llmproxy.capture.exchange import Exchange
+from llmproxy.capture.records import LINE, LONGEST_LINE, Pending, Span, exchange_of, is_whole, started_of
 from llmproxy.capture.spool import MAGIC, VERSION
 
 logger = logging.getLogger("llmproxy.spool")
 
-_LINE = re.compile(rb"@([a-z_]{1,32}) ([0-9a-z]{26}) (\d{1,20}) (\d{1,12}) ([0-9a-f]{8})\n")
-_LONGEST_LINE = 128
 _VERSION = re.compile(rb"llmproxy spool (\d{1,9})\n")
 _BLOCK = 256 * 1024
 # An exchange whose records lie no further apart is read in one go.
 _SPAN = 4 * 1024 * 1024
-
-
-@dataclass(slots=True)
-class _Pending:
-    """An exchange whose records have been seen so far: where each lies in the segment."""
-
-    first: int
-    started: float
-    request: tuple[int, int, int]  # microseconds, offset, length
-    request_body: list[tuple[int, int, int]] = field(default_factory=list)
-    response: tuple[int, int, int] | None = None
-    response_body: list[tuple[int, int, int]] = field(default_factory=list)
-    end: tuple[int, int, int] | None = None
-    last_us: int = 0
-    until: int = 0  # where the last of its records ends
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +29,7 @@ class Recorded:
     id: str
     ended: float
     segment: "SegmentReader"
-    pending: _Pending
+    pending: Pending
 
     @property
     def position(self) -> int:
@@ -60,7 +43,7 @@ class Recorded:
 
     def load(self) -> Exchange:
         """The exchange. Raises `ValueError` for records that are whole but make no sense (another version's)."""
-        return self.segment.load(self.id, self.pending)
+        return exchange_of(self.id, self.pending, self.segment.payloads(self.pending))
 
     def acknowledge(self) -> None:
         """It is in the database, or kept aside."""
@@ -84,9 +67,9 @@ class SegmentReader:
         ack = self._read_ack()
         self._offset = ack if len(MAGIC) < ack <= os.fstat(self._fd).st_size else len(MAGIC)
         self._acked = self._offset
-        self._pending: dict[str, _Pending] = {}
+        self._pending: dict[str, Pending] = {}
         self._ready: deque[Recorded] = deque()
-        self._unfinished: dict[str, _Pending] = {}  # handed out and not yet acknowledged
+        self._unfinished: dict[str, Pending] = {}  # handed out and not yet acknowledged
         self._places: dict[int, tuple[int, int] | None] = {}  # offset and length of payloads that are referred to
         self._last_ended = 0.0
         self._exhausted = False
@@ -163,56 +146,6 @@ class SegmentReader:
         self.path.unlink(missing_ok=True)
         self.close()
 
-    def load(self, id: str, pending: _Pending) -> Exchange:
-        if not pending.request[2]:
-            raise ValueError("its request lies in a damaged part of the segment")
-        payload = self._payloads(pending)
-        ours, _, http = payload(pending.request).partition(b"\n\n")
-        fields = _fields(ours)
-        request_line, _, header_text = http.partition(b"\n")
-        method, _, rest = request_line.partition(b" ")
-        outcome: Outcome = "interrupted"
-        error = None
-        request_bytes = request_kept = sum(r[2] for r in pending.request_body)
-        response_bytes = response_kept = sum(r[2] for r in pending.response_body)
-        duration = None
-        if pending.end is not None:
-            end = _fields(payload(pending.end))
-            outcome = _outcome(end["outcome"])
-            error = end.get("error")
-            duration = pending.end[0]
-            request_bytes, kept = _two_numbers(end["request_bytes"])
-            response_bytes, kept_of_response = _two_numbers(end["response_bytes"])
-            if (kept, kept_of_response) != (request_kept, response_kept):
-                lost = kept + kept_of_response - request_kept - response_kept
-                error = f"{lost} bytes are missing from the spool" + (f"; {error}" if error else "")
-        status = None
-        response_headers: tuple[tuple[bytes, bytes], ...] = ()
-        if pending.response is not None:
-            status_line, _, text = payload(pending.response).partition(b"\n")
-            status = int(status_line.split(b" ")[1])
-            response_headers = _headers(text)
-        return Exchange(
-            id=id,
-            upstream=fields["upstream"],
-            method=method.decode("latin-1"),
-            path=rest.removesuffix(b" HTTP/1.1").decode("latin-1"),
-            client=fields.get("client"),
-            started=float(fields["started"]),
-            request_headers=_headers(header_text),
-            request_body=b"".join(payload(r) for r in pending.request_body),
-            status=status,
-            response_headers=response_headers,
-            response_body=[(r[0], payload(r)) for r in pending.response_body],
-            outcome=outcome,
-            error=error,
-            duration_us=duration,
-            request_bytes=request_bytes,
-            response_bytes=response_bytes,
-            request_truncated=request_kept < request_bytes,
-            response_truncated=response_kept < response_bytes,
-        )
-
     def _end(self, exchange: str) -> None:
         pending = self._pending.pop(exchange)
         last = pending.end[0] if pending.end is not None else pending.last_us
@@ -223,18 +156,18 @@ class SegmentReader:
     def _scan(self) -> bool:
         """Take the records of one block. False where there is no whole record to go on with."""
         block = os.pread(self._fd, _BLOCK, self._offset)
-        line = _LINE.match(block)
+        line = LINE.match(block)
         if line is not None and line.end() + int(line[4]) + 1 > len(block):
             block = self._read(self._offset, line.end() + int(line[4]) + 1)
-            line = _LINE.match(block)
+            line = LINE.match(block)
         at = 0
         while line is not None:
             length, start = int(line[4]), line.end()
-            if start + length + 1 > len(block) or not _whole(line, block):
+            if start + length + 1 > len(block) or not is_whole(line, block):
                 break
             self._take(line, block, self._offset + at)
             at = start + length + 1
-            line = _LINE.match(block, at)
+            line = LINE.match(block, at)
         self._offset += at
         return at > 0 or (self.writer_gone and self._skip_damage())
 
@@ -242,15 +175,15 @@ class SegmentReader:
         kind, exchange = line[1], line[2].decode()
         record = (int(line[3]), first + line.end() - line.start(), int(line[4]))
         if kind == b"request":
-            started = _started(block[line.end() : line.end() + 64])
-            self._pending[exchange] = _Pending(first, started, record, until=record[1] + record[2])
+            started = started_of(block[line.end() : line.end() + 64])
+            self._pending[exchange] = Pending(first, started, record, until=record[1] + record[2])
             return
         pending = self._pending.get(exchange)
         if pending is None:
             if not self._damaged:
                 return  # its request was acknowledged before the offset we began at: it is done
             # Or its request is what was damaged: what is left of it is not to vanish.
-            pending = self._pending[exchange] = _Pending(first, self._last_ended, (0, first, 0))
+            pending = self._pending[exchange] = Pending(first, self._last_ended, (0, first, 0))
         pending.last_us = record[0]
         pending.until = record[1] + record[2]
         if kind == b"request_body":
@@ -272,7 +205,7 @@ class SegmentReader:
         first, start, length = map(int, run.split(b" "))
         if first not in self._places:
             payload = None
-            line = _LINE.match(os.pread(self._fd, _LONGEST_LINE, first))
+            line = LINE.match(os.pread(self._fd, LONGEST_LINE, first))
             if line is not None and line[1] == b"request_body" and self._whole_record_at(first):
                 payload = (first + line.end(), int(line[4]))
             self._places[first] = payload
@@ -288,21 +221,21 @@ class SegmentReader:
         while at < size:
             block = os.pread(self._fd, _BLOCK, at)
             # Not after a line break only: it may be the byte that is damaged.
-            for match in _LINE.finditer(block):
+            for match in LINE.finditer(block):
                 where = at + match.start()
                 if where > self._offset and self._whole_record_at(where):
                     return self._leave_out(where)
             if at + len(block) >= size:
                 break
-            at += len(block) - _LONGEST_LINE
+            at += len(block) - LONGEST_LINE
         return self._leave_out(size)
 
     def _whole_record_at(self, offset: int) -> bool:
-        head = os.pread(self._fd, _LONGEST_LINE, offset)
-        line = _LINE.match(head)
+        head = os.pread(self._fd, LONGEST_LINE, offset)
+        line = LINE.match(head)
         if line is None:
             return False
-        return _whole(line, self._read(offset, line.end() + int(line[4]) + 1))
+        return is_whole(line, self._read(offset, line.end() + int(line[4]) + 1))
 
     def _read(self, offset: int, length: int) -> bytes:
         # Never more than there is: memory is taken for all that is asked for, and a damaged length asks for anything.
@@ -333,7 +266,7 @@ class SegmentReader:
                 file.write(os.pread(self._fd, min(_BLOCK, until - at), at))
         return kept
 
-    def _payloads(self, pending: _Pending) -> Callable[[tuple[int, int, int]], bytes]:
+    def payloads(self, pending: Pending) -> Callable[[Span], bytes]:
         base, length = pending.first, pending.until - pending.first
         if length <= _SPAN:
             span = os.pread(self._fd, length, base)
@@ -356,41 +289,3 @@ class SegmentReader:
             return int(self._ack_path.read_text())
         except (FileNotFoundError, ValueError):
             return 0
-
-
-def _whole(line: re.Match[bytes], block: bytes) -> bool:
-    """Whether the record of `line` in `block` is all there and as it was written."""
-    start, length = line.end(), int(line[4])
-    if block[start + length : start + length + 1] != b"\n":
-        return False
-    written = line[0][: -len("01234567\n")]
-    return crc32(memoryview(block)[start : start + length], crc32(written)) == int(line[5], 16)
-
-
-def _started(payload: bytes) -> float:
-    try:
-        return float(payload.partition(b"\n")[0].removeprefix(b"started: "))
-    except ValueError:
-        return 0.0
-
-
-def _fields(text: bytes) -> dict[str, str]:
-    pairs = (line.partition(b": ") for line in text.split(b"\n"))
-    return {name.decode(): value.decode("utf-8", "replace") for name, _, value in pairs}
-
-
-def _headers(text: bytes) -> tuple[tuple[bytes, bytes], ...]:
-    pairs = (line.partition(b": ") for line in text.split(b"\n") if line)
-    return tuple((name, value) for name, _, value in pairs)
-
-
-def _outcome(text: str) -> Outcome:
-    for outcome in OUTCOMES:
-        if outcome == text:
-            return outcome
-    raise ValueError(f"unknown outcome {text!r}")
-
-
-def _two_numbers(text: str) -> tuple[int, int]:
-    first, second = text.split(" ")
-    return int(first), int(second)

@@ -75,7 +75,8 @@ def run(selection: "Selection", config_path: Path | None, database: Path | None,
     from llmproxy.bench.run_lock import RunIsBusy
     from llmproxy.bench.storage import NoRun
     from llmproxy.config import ConfigError
-    from llmproxy.serve import check_recordable, set_up_logging
+    from llmproxy.console import set_up_logging
+    from llmproxy.preflight import check_recordable
 
     set_up_logging(40)
     config = load_config(config_path, capture__database=database)
@@ -92,7 +93,7 @@ def _run(config: "Config", selection: "Selection", given: dict[str, Any]) -> Non
     from llmproxy.bench import benchmark, prepare, progress, targets
     from llmproxy.bench.run_lock import locked
     from llmproxy.bench.storage import opened
-    from llmproxy.serve import check_startable
+    from llmproxy.preflight import check_startable
 
     asked = targets.parse_targets(given["targets"], config)
     with ExitStack() as until_it_ends:

@@ -27,8 +27,9 @@ def ingest(config_path: Path | None, database: Path | None, drain: bool, supervi
     llmproxy ingest --drain
     """
     from llmproxy.config import ConfigError
+    from llmproxy.console import set_up_logging
     from llmproxy.ingester import follow, supervise
-    from llmproxy.serve import check_recordable, set_up_logging
+    from llmproxy.preflight import check_recordable
 
     set_up_logging()
     try:

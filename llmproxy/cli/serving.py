@@ -50,7 +50,9 @@ def serve(
 
 def _serve(config: "Config") -> None:
     from llmproxy.config import ConfigError
-    from llmproxy.serve import ServeError, check_startable, end_well_when_told, listen, serve, set_up_logging
+    from llmproxy.console import set_up_logging
+    from llmproxy.preflight import check_startable
+    from llmproxy.serve import ServeError, end_well_when_told, listen, serve
 
     set_up_logging()
     end_well_when_told()
@@ -119,7 +121,8 @@ def demo(config_path: Path | None, database: Path | None, port: int | None, once
         **_upstream_flags("mock"),
     )
     from llmproxy.config import ConfigError
-    from llmproxy.serve import ServeError, set_up_logging
+    from llmproxy.console import set_up_logging
+    from llmproxy.serve import ServeError
 
     set_up_logging(30)
     try:
@@ -143,8 +146,10 @@ def mock(host: str, port: int) -> None:
     import uvicorn
 
     from llmproxy.config import Config, ConfigError
+    from llmproxy.console import set_up_logging
     from llmproxy.inprocess.mock import create_app
-    from llmproxy.serve import ServeError, Server, listen, set_up_logging
+    from llmproxy.serve import ServeError, listen
+    from llmproxy.server.server import Server
 
     set_up_logging()
     try:

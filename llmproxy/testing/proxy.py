@@ -15,7 +15,8 @@ from llmproxy.capture.spool_reader import SpoolReader
 from llmproxy.config import CaptureConfig, Config, UpstreamConfig
 from llmproxy.headers import get
 from llmproxy.ingest import Ingester
-from llmproxy.serve import Server, listen
+from llmproxy.serve import listen
+from llmproxy.server.server import Server
 from llmproxy.store.exchanges import REPLAY_HEADER, REPLAYED
 
 _APP = "llmproxy.inprocess.replay:create_app"

@@ -1,0 +1,73 @@
+"""The ingester as a child of `serve`: started, started again where it dies, and told to end by the end of its input."""
+
+import json
+import logging
+import subprocess
+import sys
+import threading
+
+from llmproxy.config import CaptureConfig
+
+logger = logging.getLogger("llmproxy")
+
+
+class IngesterProcess:
+    """Keeps one ingester running: starts it again when it dies, tells it to drain and end by closing its input.
+
+    The input is a pipe that we alone hold, so an ingester also drains and ends when we are killed.
+    """
+
+    def __init__(self, capture: CaptureConfig) -> None:
+        self._settings = json.dumps(capture.model_dump(mode="json")).encode() + b"\n"
+        self._ending = threading.Event()
+        self._process: subprocess.Popen[bytes] | None = None
+        self._thread = threading.Thread(target=self._watch, name="ingester", daemon=True)
+
+    def start(self) -> None:
+        self._process = self._spawn()
+        self._thread.start()
+
+    def stop(self, patience: float) -> None:
+        """Let it drain and end. After `patience` seconds it is killed: what is left stays in the spool."""
+        self._ending.set()
+        process = self._process
+        if process is None:
+            return
+        assert process.stdin is not None
+        process.stdin.close()
+        try:
+            process.wait(patience)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+        self._thread.join()
+
+    def _spawn(self) -> subprocess.Popen[bytes]:
+        # A process group of its own: Ctrl-C in the terminal is for us, and the ingester ends after us. No session of
+        # its own: Linux may weigh sessions against each other before processes (sched(7), autogroup).
+        process = subprocess.Popen(
+            [sys.executable, "-m", "llmproxy", "ingest", "--supervised"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.DEVNULL,
+            process_group=0,
+        )
+        assert process.stdin is not None
+        try:
+            process.stdin.write(self._settings)
+            process.stdin.flush()
+        except BrokenPipeError:
+            pass  # it died at once; `_watch` tells and starts another
+        return process
+
+    def _watch(self) -> None:
+        pause = 0.5
+        while True:
+            assert self._process is not None
+            code = self._process.wait()
+            if self._ending.is_set():
+                return
+            logger.error("the ingester ended with code %d; exchanges wait in the spool; starting it again", code)
+            if self._ending.wait(pause):
+                return
+            pause = min(pause * 2, 30.0)
+            self._process = self._spawn()

@@ -101,7 +101,7 @@ class Forward:
                 self._unrecorded()
             response = await upstream.transport.handle_async_request(request)
             recording.response(response.status_code, response.headers.raw)
-            await _relay(request, response, send, recording)
+            await _relay(request, response, send, recording, client)
         except httpx2.TransportError as exc:
             if recording.outcome is None:
                 _fail(exc, upstream, recording, response_started=response is not None)
@@ -151,7 +151,9 @@ class _Request(httpx2.Request):
         self.extensions = extensions
 
 
-async def _relay(request: httpx2.Request, response: httpx2.Response, send: Send, recording: Recording) -> None:
+async def _relay(
+    request: httpx2.Request, response: httpx2.Response, send: Send, recording: Recording, client: Client | None
+) -> None:
     status = response.status_code
     if not 200 <= status <= 599:
         raise httpx2.RemoteProtocolError(f"the upstream answered with status {status}")
@@ -173,6 +175,13 @@ async def _relay(request: httpx2.Request, response: httpx2.Response, send: Send,
         return
     if started:
         await send(start)
+
+    def pass_on(piece: bytes) -> bool:
+        recording.response_body(piece)
+        return client is not None and client.write(piece)
+
+    # Most of a stream needs nobody but the two sockets; its beginning and its end come through here.
+    pump = getattr(stream, "pump", None) if client is not None and expected is None else None
     ended = False
     async for piece in stream:
         recording.response_body(piece)
@@ -187,6 +196,8 @@ async def _relay(request: httpx2.Request, response: httpx2.Response, send: Send,
             started = True
             await send(start)
         await send({"type": "http.response.body", "body": piece, "more_body": not ended})
+        if pump is not None and not ended:
+            await pump(pass_on)
     if not ended:
         if expected is not None:
             raise httpx2.RemoteProtocolError("the body is shorter than its Content-Length says")

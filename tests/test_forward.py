@@ -1,7 +1,9 @@
 """Forwarding over real sockets on both sides: transparency, pieces, cancellation, truncation."""
 
 import gzip
+import hashlib
 import json
+import select
 import socket
 import threading
 from collections.abc import Iterator
@@ -163,6 +165,44 @@ def test_each_piece_is_passed_on_before_the_next_is_sent(tmp_path: Path) -> None
         recorded = proxy.exchange()
     assert [piece for _, piece in recorded.response_body] == got
     assert recorded.outcome == "complete"
+
+
+def test_a_client_that_does_not_read_holds_the_upstream_back(tmp_path: Path) -> None:
+    """And gets every byte when it reads on."""
+    piece, count = b"0123456789abcdef" * 4096, 1024  # 64 MB
+    stalled = threading.Event()
+    sent_before = 0
+
+    def handler(connection: Connection, request: RawRequest) -> None:
+        nonlocal sent_before
+        connection.send(b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n")
+        for _ in range(count):
+            if not stalled.is_set() and not select.select([], [connection.sock], [], 0.3)[1]:
+                stalled.set()
+            connection.send(b"%x\r\n%b\r\n" % (len(piece), piece))
+            sent_before += not stalled.is_set()
+        connection.send(b"0\r\n\r\n")
+
+    with forwarding(tmp_path, handler) as (proxy, _):
+        with connect(proxy) as sock:
+            sock.sendall(post(more=b"Connection: close\r\n"))
+            assert stalled.wait(20), "the upstream was never held back"
+            received = hashlib.sha256()
+            for each in chunks(sock):
+                received.update(each)
+        assert received.digest() == hashlib.sha256(piece * count).digest()
+        assert sent_before < count // 2
+        assert proxy.exchange().outcome == "complete"
+
+
+def chunks(sock: socket.socket) -> Iterator[bytes]:
+    """The chunks of a response's body, read from the socket one by one."""
+    with sock.makefile("rb") as file:
+        while file.readline() not in (b"\r\n", b""):
+            pass
+        while length := int(file.readline(), 16):
+            yield file.read(length)
+            file.readline()
 
 
 def test_request_bodies_stream_up(tmp_path: Path) -> None:

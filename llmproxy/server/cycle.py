@@ -168,6 +168,11 @@ class Cycle:
         else:
             self._body(message.get("body", b""), message.get("more_body", False))
 
+    def write(self, piece: bytes) -> bool:
+        if not self._disconnected:
+            self._body(piece, True)
+        return self._protocol.drained is None and not self._disconnected
+
     # -- within
 
     def _length(self) -> int:

@@ -39,6 +39,7 @@ class Connection(asyncio.Protocol):
         self._drained: asyncio.Future[None] | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._deadline = 0.0
+        self._timeout: float | None = None
         self.closed = False
         self.idle_since = 0.0
         self._begin("")
@@ -60,6 +61,7 @@ class Connection(asyncio.Protocol):
         self._pieces: list[bytes] = []
         self._unread = 0
         self._reading_paused = False
+        self._sink: Callable[[bytes], bool] | None = None
         self.sending = False
         self.failure: Exception | None = None
 
@@ -91,6 +93,12 @@ class Connection(asyncio.Protocol):
         if self._unread > MAX_UNREAD_BYTES and not self._reading_paused and self._transport is not None:
             self._reading_paused = True
             self._transport.pause_reading()
+        if self._sink is not None and self._pieces and not self.complete:
+            if self._timeout is not None:
+                self._deadline = self._loop.time() + self._timeout
+            if self._sink(self.take()):
+                return
+            self._sink = None
         self._wake()
 
     def eof_received(self) -> bool:
@@ -236,6 +244,16 @@ class Connection(asyncio.Protocol):
             await self._wait(timeout)
         return self.take()
 
+    async def pump(self, sink: Callable[[bytes], bool], timeout: float | None) -> None:
+        """Give each piece of the body to `sink` in the step in which it was read, until `sink` is false or the last one
+        has come: `read` gives that, and raises what went wrong."""
+        self._sink = sink
+        try:
+            while self._sink is not None and not self.readable and self.failure is None:
+                await self._wait(timeout)
+        finally:
+            self._sink = None
+
     def take(self) -> bytes:
         """What `read` gives, where it would not wait."""
         if not self._pieces:
@@ -303,6 +321,7 @@ class Connection(asyncio.Protocol):
 
     async def _wait(self, timeout: float | None) -> None:
         self._waiter = self._loop.create_future()
+        self._timeout = timeout
         if timeout is not None:
             self._deadline = self._loop.time() + timeout
             if self._timer is None:

@@ -7,7 +7,7 @@ per request, and it looks at all its idle sockets for each one, which breaks dow
 import asyncio
 import ssl
 from collections import deque
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from typing import Any, Self
 
 import httpx2
@@ -193,6 +193,12 @@ class _ResponseStream(httpx2.AsyncByteStream):
         if not piece:
             raise StopAsyncIteration
         return piece
+
+    async def pump(self, sink: Callable[[bytes], bool]) -> None:
+        """Give the pieces that come to `sink` at once, without waking anybody, until it is false or the last one is
+        next. Then go on reading."""
+        if self._connection is not None:
+            await self._connection.pump(sink, self._timeout)
 
     async def aclose(self) -> None:
         connection = self._connection

@@ -227,11 +227,6 @@ def _place_ingester(process: subprocess.Popen[bytes], places: Places) -> int:
                         os.sched_setaffinity(int(task.name), places.ingester)
                     if places.ingester_idle:
                         os.sched_setscheduler(int(task.name), os.SCHED_IDLE, os.sched_param(0))
-                autogroup = Path(f"/proc/{pid}/autogroup")
-                if places.ingester_idle and autogroup.exists():
-                    # It is a session of its own, and sessions share a CPU evenly whatever is idle in them (sched(7)):
-                    # without this, what waits for the load's CPU waits for a tick of 4 ms.
-                    autogroup.write_text("19")
                 return pid
         time.sleep(processes.POLL_SECONDS)
     raise BenchmarkError("llmproxy started no ingester")

@@ -10,9 +10,10 @@ from sqlite_utils import Database
 from llmproxy.capture.exchange import CROCKFORD, FORK_OF, Exchange
 from llmproxy.headers import get
 from llmproxy.reconstruct.turn import Turn
-from llmproxy.store.conversation_key import answer_key, called_ids, conversation_keys, exact_key
+from llmproxy.store.conversation_key import answer_key, conversation_keys, exact_key
 from llmproxy.store.exchanges import REPLAY_HEADER, REPLAYED, exchange_row, insert, known_exchanges
 from llmproxy.store.llm_store import TurnStore
+from llmproxy.store.normal_form import telling_ids
 from llmproxy.store.threads import Answer, Threads, wanted
 
 
@@ -99,7 +100,7 @@ class DatabaseRecorder:
                 _turn_id(exchange.id, at),
                 answer_key(asked, input, output.messages),
                 exact_key(output.messages),
-                called_ids(output.messages),
+                telling_ids(output.messages),
             )
             for at, output in enumerate(turn.outputs)
         ]

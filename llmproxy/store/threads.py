@@ -24,13 +24,12 @@ from typing import Any, Protocol
 from llm.parts import Message, TextPart
 
 from llmproxy.reconstruct.turn import Turn
-from llmproxy.store.conversation_key import ConversationKeys, Key, called_ids, exact_key
+from llmproxy.store.conversation_key import ConversationKeys, Key, exact_key
 from llmproxy.store.exchanges import insert
+from llmproxy.store.normal_form import telling_ids
 
 # Of equal candidates, so many of the newest are looked at for one of the same session.
 _CANDIDATES = 20
-# A tool call's id names a turn by itself only where it is long enough to be no counter (`call_0`, `functions.add:0`).
-_TELLING_ID_LENGTH = 16
 
 
 class ThreadStore(Protocol):
@@ -66,7 +65,7 @@ class Place:
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """One answer of an exchange, as the index keeps it: its keys, and the ids of the tool calls it made."""
+    """One answer of an exchange, as the index keeps it: its keys, and the telling ids of the tool calls it made."""
 
     turn_id: str
     key: Key | None
@@ -86,11 +85,11 @@ class Wanted:
 
 def wanted(asked: ConversationKeys, input: Sequence[Message], session: str | None) -> Wanted:
     """What a request says of its parent; `asked` are the keys of its `input`."""
-    calls = called_ids(input)
+    calls = telling_ids(input)
     return Wanted(
         key=asked.answers[-1] if asked.answers else None,
         exact=exact_key(input),
-        call=calls[-1] if calls and len(calls[-1]) >= _TELLING_ID_LENGTH else None,
+        call=calls[-1] if calls else None,
         session=session,
     )
 
@@ -173,11 +172,10 @@ class Threads:
                 },
             )
             for tool_call_id in answer.calls:
-                if len(tool_call_id) >= _TELLING_ID_LENGTH:
-                    self._db.execute(
-                        "insert or ignore into llmproxy_tool_calls (tool_call_id, turn_id) values (?, ?)",
-                        [tool_call_id, answer.turn_id],
-                    )
+                self._db.execute(
+                    "insert or ignore into llmproxy_tool_calls (tool_call_id, turn_id) values (?, ?)",
+                    [tool_call_id, answer.turn_id],
+                )
         return place
 
     def settle(self, exchange_id: str, parent: Parent | None, answers: Sequence[Answer]) -> None:

@@ -9,7 +9,7 @@ the text, the arguments and the results count.
 import hashlib
 import json
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 from llm import Attachment
@@ -60,13 +60,14 @@ def answered(run: Sequence[Part]) -> tuple[list[bytes], list[bytes]]:
                 is_identified = True
             elif part.attachment is not None:
                 drawn.append(b"attachment" + _content_id(part.attachment))
-    if text := _dense(_without_thoughts(_text(run))):
+    if text := _dense(_without_thoughts("".join(map(_without_observation, _texts(run))))):
         without_ids.append(b"text" + text)
         if not is_identified:
             with_ids.append(b"text" + text)
     if not without_ids:
-        # An answer may be nothing but pictures, or the provider's own tools at work (a paused turn).
-        without_ids = drawn or [b"server" + _bytes(part.name) for part in run if isinstance(part, ToolCallPart)]
+        # An answer may be nothing but the provider's own tools at work (a paused turn), or what they drew: an echo may
+        # name only the call.
+        without_ids = [b"server" + _bytes(part.name) for part in run if isinstance(part, ToolCallPart)] or drawn
     return with_ids or without_ids, without_ids
 
 
@@ -92,7 +93,11 @@ def _is_random(word: str) -> bool:
 
 
 def _text(run: Iterable[Part]) -> str:
-    return "".join(part.text for part in run if isinstance(part, TextPart))
+    return "".join(_texts(run))
+
+
+def _texts(run: Iterable[Part]) -> Iterator[str]:
+    return (part.text for part in run if isinstance(part, TextPart))
 
 
 def _without_thoughts(text: str) -> str:
@@ -100,6 +105,13 @@ def _without_thoughts(text: str) -> str:
     *thoughts, rest = text.split("</think>")
     said = (before if opened else "" for before, opened, _ in (thought.partition("<think>") for thought in thoughts))
     return "".join((*said, rest))
+
+
+def _without_observation(text: str) -> str:
+    """A ReAct agent's text up to the tool's result, which CrewAI adds to the text, and which LangChain cuts off where
+    the model made it up."""
+    said, observed, _ = text.partition("\nObservation:")
+    return said if observed and ("\nAction" in said or said.startswith("Action")) else text
 
 
 def _dense(text: str) -> bytes:

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from llm import Attachment, Tool
 from llm.logs import LogStore
-from llm.parts import AttachmentPart, Message, ReasoningPart, TextPart
+from llm.parts import AttachmentPart, Message, ReasoningPart, TextPart, ToolCallPart
 
 from tests.store.conversations import Recordings, assistant, call, result, system, user
 
@@ -79,6 +79,7 @@ def spoken(transcript: str) -> Message:
 
 
 PICTURE = AttachmentPart(Attachment(type="image/png", content=b"png"))
+DRAW = ToolCallPart(name="image_generation", arguments={}, tool_call_id="ig_1", server_executed=True)
 CALL, CALL_2 = "call_nKXhxyPVx2s2gkNl", "call_7hxyPVx2s2gkNlKX"
 
 # What the model said, and what the client sends back of it.
@@ -118,6 +119,15 @@ ECHOES: dict[str, tuple[Message, list[Message]]] = {
     ),
     "audio by its transcript": (spoken("a"), [assistant("a")]),
     "a picture dropped": (assistant("here", PICTURE), [assistant("here")]),
+    "a picture by its call": (Message("assistant", [DRAW, PICTURE]), [Message("assistant", [DRAW])]),
+    "a tool's result added to the text (CrewAI)": (
+        assistant("Thought: t\nAction: f\nAction Input: {}"),
+        [assistant("Thought: t\nAction: f\nAction Input: {}\nObservation: 42")],
+    ),
+    "a result that the model made up cut off (LangChain)": (
+        assistant("Action: f\nAction Input: {}\nObservation: 42\nThought: t"),
+        [assistant("Action: f\nAction Input: {}")],
+    ),
 }
 
 
@@ -162,6 +172,10 @@ NOT_ECHOES: dict[str, tuple[Message, Message]] = {
     "a counter for an id": (
         assistant("", call("functions.get_city:0", x=1)),
         assistant("", call("functions.get_city:0")),
+    ),
+    "another observation of an answer that is none of ReAct's": (
+        assistant("The log says\nObservation: 1"),
+        assistant("The log says\nObservation: 2"),
     ),
     "another call": (assistant("", call(CALL, x=1)), assistant("", call(CALL_2, x=2))),
     "another picture": (

@@ -92,7 +92,7 @@ class DatabaseRecorder:
         parent = self._threads.pointed_at(exchange.id, turn)
         input = effective_input(turn, self._turns.history(parent.turn_id)) if parent else list(turn.input)
         asked = conversation_keys(input)
-        hint = wanted(asked, input, turn.session)
+        hint = wanted(asked, input, turn)
         if parent is None:
             parent = self._threads.continued(exchange.id, asked, hint)
         answers = [

@@ -2,12 +2,13 @@
 
 A turn's parent is the turn that it continues. An explicit pointer names it (`previous_response_id`, `conversation`);
 else it is the turn whose conversation, answer included, is the longest that the request's messages begin with, compared
-by `conversation_key`: with tool-call ids first, without them as fallback; on a tie the same session, then the newest.
+by `conversation_key`: with tool-call ids first, without them as fallback; on a tie one of the same session, then of the
+same kin (API, model, system prompt, tools or none), then the newest.
 Where the history was rewritten (compaction, an agent that cuts old messages out), the last tool call that the request
 echoes names the turn that made it.
 
 Of the turns that continue one parent, one goes on with its thread, the heir: the first that is of the parent's kin
-(same model, same system prompt, tools or none), else the first. The others are forks with threads of their own: a
+else the first. The others are forks with threads of their own: a
 regenerated answer, an edited message, a parallel branch, a side call that asks for a title. A thread is named by its
 first exchange.
 
@@ -75,22 +76,25 @@ class Answer:
 
 @dataclass(frozen=True, slots=True)
 class Wanted:
-    """What a request says of its parent: the keys of its last answer, the last tool call it echoes, its session."""
+    """What a request says of its parent: the keys of its last answer, the last tool call it echoes, its session and
+    kin."""
 
     key: Key | None
     exact: bytes | None
     call: str | None
     session: str | None
+    kin: bytes
 
 
-def wanted(asked: ConversationKeys, input: Sequence[Message], session: str | None) -> Wanted:
-    """What a request says of its parent; `asked` are the keys of its `input`."""
+def wanted(asked: ConversationKeys, input: Sequence[Message], turn: Turn) -> Wanted:
+    """What a turn's request says of its parent; `asked` are the keys of its `input`, the history included."""
     calls = telling_ids(input)
     return Wanted(
         key=asked.answers[-1] if asked.answers else None,
         exact=exact_key(input),
         call=calls[-1] if calls else None,
-        session=session,
+        session=turn.session,
+        kin=_kin(turn),
     )
 
 
@@ -146,7 +150,6 @@ class Threads:
             else:
                 new_tools = self._column(parent.exchange_id, "tool_set") != tool_set
                 place = Place(parent.thread_id, None, new_tools)
-        kin = _kin(turn)
         for answer in answers:
             insert(
                 self._db,
@@ -157,7 +160,7 @@ class Threads:
                     "parent_turn_id": parent.turn_id if parent else None,
                     "parent_exchange_id": parent.exchange_id if parent else None,
                     "thread_id": place.thread_id,
-                    "kin": kin,
+                    "kin": wanted.kin,
                     "answer_key": answer.key.with_ids if answer.key else None,
                     "answer_key_without_ids": answer.key.without_ids if answer.key else None,
                     "answer_exact": answer.exact,
@@ -219,7 +222,7 @@ class Threads:
 
     def _adopt(self, child: str) -> None:
         row = self._db.execute(
-            "select parent_exchange_id, wanted_key, wanted_key_without_ids, wanted_exact, wanted_call, session"
+            "select parent_exchange_id, wanted_key, wanted_key_without_ids, wanted_exact, wanted_call, session, kin"
             " from llmproxy_turns where exchange_id = ? limit 1",
             [child],
         ).fetchone()
@@ -315,20 +318,21 @@ class Threads:
     def _by_key(self, exchange_id: str, key: Key, wanted: Wanted) -> Parent | None:
         for column, value in (("answer_key", key.with_ids), ("answer_key_without_ids", key.without_ids)):
             rows = self._db.execute(
-                "select turn_id, exchange_id, thread_id, answer_key_without_ids, answer_exact, session"
+                "select turn_id, exchange_id, thread_id, answer_key_without_ids, answer_exact, session, kin"
                 f" from llmproxy_turns where {column} = ? and exchange_id < ?"
                 f" order by turn_id desc limit {_CANDIDATES}",
                 [value, exchange_id],
             ).fetchall()
             if rows:
-                # Equal by one form: the other one, the answer to the letter, and the session break the tie, in this
-                # order; of those left the newest.
+                # Equal by one form: the other one, the answer to the letter, the session and the kin break the tie, in
+                # this order; of those left the newest.
                 best = max(
                     rows,
                     key=lambda row: (
                         row[3] == key.without_ids,
                         row[4] == wanted.exact,
                         wanted.session is not None and row[5] == wanted.session,
+                        row[6] == wanted.kin,
                     ),
                 )
                 return Parent(*best[:3])
@@ -382,5 +386,5 @@ def _kin(turn: Turn) -> bytes:
         if isinstance(part, TextPart)
     )
     return hashlib.blake2b(
-        repr((turn.model, system, bool(turn.tools))).encode("utf-8", "surrogatepass"), digest_size=8
+        repr((turn.api, turn.model, system, bool(turn.tools))).encode("utf-8", "surrogatepass"), digest_size=8
     ).digest()

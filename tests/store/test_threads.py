@@ -224,6 +224,20 @@ def test_on_a_tie_the_same_session_then_the_newest() -> None:
     assert (threads[for_a], threads[newest]) == (a, b)
 
 
+def test_on_a_tie_the_same_model_and_system_prompt() -> None:
+    recordings = Recordings()
+    asked = [user("q"), assistant("yes"), user("go")]
+    a = recordings.exchange([system("s"), user("q")], assistant("yes"), model="large")
+    b = recordings.exchange([system("s"), user("q")], assistant("yes"), model="small")
+    c = recordings.exchange([system("t"), user("q")], assistant("yes"), model="small")
+    for_a = recordings.exchange([system("s"), *asked], assistant("1"), model="large")
+    for_b = recordings.exchange([system("s"), *asked], assistant("2"), model="small")
+    newest = recordings.exchange([system("u"), *asked], assistant("3"), model="small")
+    recordings.write()
+    threads = recordings.threads()
+    assert (threads[for_a], threads[for_b], threads[newest]) == (a, b, c)
+
+
 def test_regenerated_edited_and_parallel_are_forks() -> None:
     recordings = Recordings()
     first = recordings.exchange([user("q")], assistant("a"))

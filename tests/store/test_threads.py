@@ -148,6 +148,30 @@ def test_an_answer_that_went_on_with_the_assistants_message_is_echoed_as_one() -
     assert recordings.threads()[second] == first
 
 
+@pytest.mark.parametrize(
+    ("generated", "is_echoed"),
+    [
+        ('{"name": "f", "arguments": {"x": 1}}', True),
+        ('{"name": "f", "arguments": "{\\"x\\": 1}"}', True),
+        ('{"name": "f", "arguments": {"x": 2}}', False),
+        ('{"name": 7}', False),
+        ("<function=f>", False),
+        (7, False),
+    ],
+)
+def test_a_call_that_the_provider_refused_is_echoed(generated: object, is_echoed: bool) -> None:
+    recordings = Recordings()
+    error = {"message": "no such argument", "code": "tool_use_failed", "failed_generation": generated}
+    thought = Message("assistant", [ReasoningPart("hm")])
+    first = recordings.exchange([user("q")], thought, response_json={"error": error}, error="no such argument")
+    second = recordings.exchange(
+        [user("q"), assistant("<think>hm</think>", call("made-up", x=1)), result("made-up", "try again")],
+        assistant("a"),
+    )
+    recordings.write()
+    assert (recordings.threads()[second] == first) == is_echoed
+
+
 def test_an_old_result_that_the_agent_cut_out_does_not_break_the_thread() -> None:
     recordings = Recordings()
     begun = [user("q"), assistant("", call(CALL, x=1))]

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 
 from llm.parts import AttachmentPart, Message, Part, ReasoningPart, TextPart, ToolCallPart, ToolResultPart
 
-from llmproxy.store.normal_form import answered, given, json_bytes
+from llmproxy.store.normal_form import answered, audio_id, given, json_bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,17 +76,20 @@ def answer_key(asked: ConversationKeys, input: Sequence[Message], output: Sequen
 
 
 def _counts(message: Message) -> bool:
-    if any(_says_something(part) for part in message.parts):
+    if any(_says_something(part, message.role) for part in message.parts):
         return True
     return message.role == "assistant" and all(isinstance(part, TextPart | ReasoningPart) for part in message.parts)
 
 
-def _says_something(part: Part) -> bool:
+def _says_something(part: Part, role: str) -> bool:
     match part:
         case TextPart():
             return bool(part.text) and not part.text.isspace()
         case ToolResultPart():
             return not part.server_executed
+        case AttachmentPart() if role == "assistant":
+            # What only has to be sent back says nothing: a compaction, a reference.
+            return part.attachment is not None or audio_id(part) is not None
         case AttachmentPart():
             return part.attachment is not None or part.provider_metadata is not None
     return isinstance(part, ToolCallPart)

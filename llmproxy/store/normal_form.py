@@ -54,8 +54,8 @@ def answered(run: Sequence[Part]) -> tuple[list[bytes], list[bytes]]:
             without_ids.append(said)
             is_identified = is_identified or bool(part.tool_call_id)
         elif isinstance(part, AttachmentPart):
-            spoken = ((part.provider_metadata or {}).get("openai") or {}).get("audio_id")
-            if isinstance(spoken, str):
+            spoken = audio_id(part)
+            if spoken is not None:
                 with_ids.append(b"audio" + _bytes(spoken))
                 is_identified = True
             elif part.attachment is not None:
@@ -69,6 +69,12 @@ def answered(run: Sequence[Part]) -> tuple[list[bytes], list[bytes]]:
         # name only the call.
         without_ids = [b"server" + _bytes(part.name) for part in run if isinstance(part, ToolCallPart)] or drawn
     return with_ids or without_ids, without_ids
+
+
+def audio_id(part: AttachmentPart) -> str | None:
+    """The provider's id of what the model spoke."""
+    spoken = ((part.provider_metadata or {}).get("openai") or {}).get("audio_id")
+    return spoken if isinstance(spoken, str) else None
 
 
 def _identified(part: ToolCallPart | ToolResultPart, said: bytes) -> bytes:

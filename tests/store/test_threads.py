@@ -193,6 +193,10 @@ NOT_ECHOES: dict[str, tuple[Message, Message]] = {
     "an answer that begins alike": (assistant("a"), assistant("another")),
     "an answer to an empty one": (Message("assistant"), assistant("a")),
     "nothing for an answer": (assistant("a"), assistant("")),
+    "a reference for an empty answer": (
+        Message("assistant"),
+        Message("assistant", [AttachmentPart(None, {"openai": {"type": "item_reference", "id": "msg_1"}})]),
+    ),
     "a counter for an id": (
         assistant("", call("functions.get_city:0", x=1)),
         assistant("", call("functions.get_city:0")),

@@ -20,6 +20,7 @@ from typing import Any
 from llm.parts import Message, TextPart
 from sqlite_utils import Database
 
+from llmproxy.reconstruct.turn import Turn
 from llmproxy.store.conversation_key import conversation_keys
 from llmproxy.store.llm_store import open_database
 from llmproxy.store.parents import Parents, wanted
@@ -56,7 +57,7 @@ def time_lookups(connection: sqlite3.Connection, db: Database, size: int, known:
     for number in range(LOOKUPS):
         messages = conversation(100, f"conversation {size} {known} {number}")
         asked = conversation_keys(messages)
-        hint = wanted(asked, messages, None)
+        hint = wanted(asked, messages, Turn("chat.completions", "m", tuple(messages)))
         if known:
             key = asked.answers[-1]
             connection.execute(

@@ -185,7 +185,6 @@ def test_every_link_is_in_the_right_thread_and_nothing_else(recorded: Any) -> No
 
 NOT_FOUND = {
     "7c4b54c119-01": "the history is rewritten, and its recorder put the same placeholder for all call ids",
-    "c6bef8c8ad-01": "the client echoes a call that the provider refused, and told of only inside an error's text",
 }
 # Recordings of different tests that say the same: nothing tells them from one conversation.
 SAME_WORDS = {

@@ -36,6 +36,7 @@ class Machine:
         self._message: dict[str, Any] = {}
         self._usage: dict[str, Any] = {}
         self._blocks: dict[int, dict[str, Any]] = {}
+        self._places: dict[int, int] = {}  # where the block is that was last begun with an index
         self._pieces: dict[tuple[int, str], list[str]] = {}
         self._citations: dict[int, list[Any]] = {}
         self._error: str | None = None
@@ -52,12 +53,12 @@ class Machine:
                 self._merge(mapping(event.get("message"), "message", self._notes))
             case "content_block_start":
                 block = dict(mapping(event.get("content_block"), "content_block", self._notes))
-                self._blocks[_index(event, max(self._blocks, default=-1) + 1)] = block
+                self._begin(_index(event, len(self._blocks)), block)
                 return _is_call(block) or any(block.get(field) for field in _OPENING_TEXT)
             case "content_block_delta":
-                return self._delta(
-                    _index(event, max(self._blocks, default=0)), mapping(event.get("delta"), "delta", self._notes)
-                )
+                index = _index(event, max(self._places, default=0))
+                delta = mapping(event.get("delta"), "delta", self._notes)
+                return self._delta(self._places.get(index, index), delta)
             case "message_delta":
                 rest = {key: value for key, value in event.items() if key not in ("type", "delta")}
                 self._merge({**rest, **mapping(event.get("delta"), "delta", self._notes)})
@@ -101,6 +102,11 @@ class Machine:
             finished=self._finished,
             notes=tuple(self._notes),
         )
+
+    def _begin(self, index: int, block: dict[str, Any]) -> None:
+        # Servers that translate another API may begin each block with the same index.
+        self._places[index] = index if index not in self._blocks else max(self._blocks) + 1
+        self._blocks[self._places[index]] = block
 
     def _merge(self, fields: Mapping[str, Any]) -> None:
         """What an event says about the message. Its usage is cumulative and may leave out what was said before."""

@@ -56,7 +56,7 @@ class ChatSaid:
                     self._details.take(detail)
                 return bool(details)
             case "tool_calls":
-                calls = objects(value, field, notes)
+                calls = [value] if isinstance(value, dict) else objects(value, field, notes)  # TGI sends one by itself
                 return any([self._calls.take(call, notes) for call in calls])
             case "function_call":
                 return self._take_function(mapping(value, field, notes))
@@ -113,7 +113,7 @@ class _Content:
             return self._go_on({"type": "text"}, value)
         self._is_list = True
         carried = False
-        for block in objects(value, "content", notes):
+        for block in [value] if isinstance(value, dict) else objects(value, "content", notes):
             match block.get("type"):
                 case "text":
                     text = block.get("text")

@@ -81,7 +81,8 @@ def _parts_of_field(field: str, value: Any, notes: Notes, audio_format: str) -> 
         case "images":
             return content_parts(value, notes)
         case "tool_calls":
-            return [part for call in objects(value, "tool_calls", notes) for part in _call(call, notes)]
+            calls = [value] if isinstance(value, dict) else objects(value, "tool_calls", notes)
+            return [part for call in calls for part in _call(call, notes)]
         case "function_call":
             call = mapping(value, "function_call", notes)
             name = string(call.get("name"), "function name", notes)

@@ -25,7 +25,7 @@ class ToolCallDeltas:
     """The calls so far. A delta belongs to a call by its index, else by its id, else to the last one.
 
     A further call begins with a new index; with another id at the same index (Gemini's compatible API repeats 0); and,
-    where neither tells, with a name after a call that is whole.
+    where neither tells, with another name, or with a name after a call that is whole.
     """
 
     def __init__(self) -> None:
@@ -52,23 +52,27 @@ class ToolCallDeltas:
         return [_body(call) for call in self._calls]
 
     def _call(self, index: int | None, call_id: str, name: str, arguments: str) -> _Call:
-        call = self._continued(index, call_id)
-        if call is None or (name and call.name and arguments and not call_id and call.is_whole()):
+        call = self._continued(index, call_id, name)
+        if call is None or (not call_id and name and call.name and _is_another(call, name, arguments)):
             call = _Call(index, call_id)
             self._calls.append(call)
         return call
 
-    def _continued(self, index: int | None, call_id: str) -> _Call | None:
+    def _continued(self, index: int | None, call_id: str, name: str) -> _Call | None:
         for call in reversed(self._calls):
             if index is not None and call.index is not None:
                 if call.index == index:
                     return None if call_id and call.id and call_id != call.id else call
             elif call_id:
-                if call.id == call_id:
+                if call.id == call_id or not (call.id or name):  # an id may come after the name
                     return call
             else:
                 return call
         return None
+
+
+def _is_another(call: _Call, name: str, arguments: str) -> bool:
+    return name != call.name or bool(arguments and call.is_whole())
 
 
 def _body(call: _Call) -> dict[str, Any]:

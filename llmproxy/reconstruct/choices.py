@@ -88,14 +88,16 @@ class ChoicesMachine:
         chunk = mapping(data, "event", self._notes)
         if not chunk:
             return False
-        if name == "error" or chunk.get("error") or ("choices" not in chunk and "detail" in chunk):
+        if name == "error" or _is_error(chunk):
             self._error = self._error or error_message(chunk)
         elif not chunk.keys() & {"choices", "usage", "value"}:
             self._notes.add(f"unknown event: {name}")
         for key, value in chunk.items():
             # Azure and Copilot begin with an empty id and model; Groq's compound models change the id on the way.
             is_settled = key in ("id", "model") and (not value or self._body.get(key))
-            if key not in _NOT_COPIED and value is not None and not is_settled:
+            if key == "x_groq" and isinstance(value, dict):  # the usage is in one of several
+                self._body[key] = {**mapping(self._body.get(key), key, self._notes), **value}
+            elif key not in _NOT_COPIED and value is not None and not is_settled:
                 self._body[key] = value
         if chunk.get("usage"):  # cumulative where it comes more than once
             self._body["usage"] = chunk["usage"]
@@ -108,6 +110,8 @@ class ChoicesMachine:
             if index not in self._choices:
                 self._choices[index] = _Choice(self._api.new(), self._api.said_in)
             carried = self._choices[index].take(choice, self._notes) or carried
+            if choice.get("error"):
+                self._error = self._error or error_message(choice)
         return carried
 
     def done(self) -> None:
@@ -115,8 +119,12 @@ class ChoicesMachine:
 
     def whole(self, body: Any) -> None:
         self._body = dict(mapping(body, "response body", self._notes))
-        if self._body.get("error"):
+        choices = objects(self._body.get("choices"), "choices", self._notes)
+        failed = [choice for choice in choices if choice.get("error")]
+        if _is_error(self._body):
             self._error = error_message(self._body)
+        elif failed:
+            self._error = error_message(failed[0])
         elif "choices" not in self._body:
             self._notes.add("response has no choices")
         self._finished = True
@@ -156,10 +164,19 @@ class ChoicesMachine:
         return tuple(sorted(outputs, key=lambda output: output.index))
 
     def _usage(self) -> Any:
-        usage = self._body.get("usage")
-        if usage:
+        if usage := self._body.get("usage"):
             return usage
-        return mapping(self._body.get("x_groq"), "x_groq", self._notes).get("usage")
+        if usage := mapping(self._body.get("x_groq"), "x_groq", self._notes).get("usage"):
+            return usage
+        # Moonshot puts it into the choice that finishes a stream.
+        in_choices = [choice.get("usage") for choice in objects(self._body.get("choices"), "choices", self._notes)]
+        return next(filter(None, reversed(in_choices)), None)
+
+
+def _is_error(said: Mapping[str, Any]) -> bool:
+    """Whether an object tells of an error: as its `error`, or as one itself, as vLLM, Mistral and Cerebras send it."""
+    is_bare = said.get("object") == "error" or "detail" in said or isinstance(said.get("message"), str)
+    return bool(said.get("error")) or ("choices" not in said and is_bare)
 
 
 def _nonempty(value: Any, what: str, notes: Notes) -> str | None:

@@ -94,8 +94,8 @@ class Machine:
             response["output"] = items
         messages = read_items(items, self._notes, default_role="assistant")
         status = response.get("status")
-        # Before the end, the last status that was sent is not how it ended.
-        reason = status if self._finished and isinstance(status, str) else None
+        # Before the end, or where an error is the end, the last status that was sent is not how it ended.
+        reason = _string(status) if self._finished and status != "in_progress" else None
         answered = messages or (response and not self._error)
         return ResponseReading(
             outputs=(Output(0, messages, reason),) if answered else (),

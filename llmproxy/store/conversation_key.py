@@ -1,26 +1,22 @@
 """The normal form of a conversation: a key that survives how clients echo a reply back.
 
 Measured over recorded traffic, an echo differs from the reply in reasoning (dropped, moved to another field, or into
-the text), in `null` for an empty string, in re-serialised tool arguments, in trimmed space, in `cache_control`, in a
-string for a list with one text part, and in what the provider's own tools did (dropped or rewritten). None of these
-take part in the key. What remains of a message is its role, its text, the content of its attachments, its tool calls
-(name, parsed arguments, id) and its tool results. System messages are left out: agents change them from one request to
-the next.
+the text as `<think>`), in `null` for an empty string, in re-serialised tool arguments, in space, in `cache_control`, in
+a string for a list with one text part, in several messages for one, and in what the provider's own tools did or drew
+(dropped or rewritten). None of these take part in the key. What remains of a message is its role, its text, the content
+of its attachments, its tool calls (name, parsed arguments, id) and its tool results. System messages are left out:
+agents change them from one request to the next.
 
-A key has two forms. With ids, an answer that calls tools is its calls alone: their ids tell conversations apart better
-than the text beside them, which clients change. Without ids, for those that invent ids of their own, the text counts.
+A key has two forms, with the tool calls' ids and without: see `normal_form`.
 """
 
 import hashlib
-import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
-from llm import Attachment
-from llm.parts import AttachmentPart, Message, TextPart, ToolCallPart, ToolResultPart
+from llm.parts import AttachmentPart, Message, Part, ReasoningPart, TextPart, ToolCallPart, ToolResultPart
 
-from llmproxy.parts import unparsed_arguments
+from llmproxy.store.normal_form import answered, audio_id, given, json_bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,44 +43,65 @@ _EMPTY = Key(b"", b"")
 def conversation_keys(messages: Iterable[Message], tip: Key = _EMPTY) -> ConversationKeys:
     """The keys of a conversation, by one pass over its messages.
 
-    Neighbouring messages of one role count as one, since clients join and split them; messages that say nothing count
-    as not there.
+    Neighbouring messages of one role count as one, since clients join and split them. Messages that say nothing count
+    as not there, unless they are answers: some answers are empty.
     """
     answers: list[Key] = []
     role: str | None = None
-    items: list[tuple[bytes, bytes]] = []
+    run: list[Part] = []
     for message in messages:
-        if message.role == "system":
-            continue
-        said = said_items(message)
-        if not said:
+        if message.role == "system" or not _counts(message):
             continue
         if message.role != role:
-            tip = _extend(tip, role, items)
+            tip = _extend(tip, role, run)
             if role == "assistant":
                 answers.append(tip)
-            role, items = message.role, []
-        items += said
-    tip = _extend(tip, role, items)
+            role, run = message.role, []
+        run += message.parts
+    tip = _extend(tip, role, run)
     if role == "assistant":
         answers.append(tip)
     return ConversationKeys(tuple(answers), tip, role)
 
 
 def answer_key(asked: ConversationKeys, input: Sequence[Message], output: Sequence[Message]) -> Key | None:
-    """The key of a conversation whose `input` has the keys `asked`, with an answer. None where the answer is empty."""
-    # An answer to a conversation that ends with an assistant's message (a prefill) goes on with that message.
-    keys = conversation_keys([*input, *output]) if asked.role == "assistant" else conversation_keys(output, asked.tip)
+    """The key of a conversation whose `input` has the keys `asked`, with an answer. None where the answer adds nothing
+    to an assistant's message that the input ends with."""
+    if asked.role == "assistant":
+        # A prefill, with which the answer goes on.
+        keys = conversation_keys([*input, *output])
+    else:
+        keys = conversation_keys(output or [Message("assistant")], asked.tip)
     return keys.answers[-1] if keys.answers and keys.tip != asked.tip else None
 
 
-def _extend(tip: Key, role: str | None, items: Sequence[tuple[bytes, bytes]]) -> Key:
-    if not items:
+def _counts(message: Message) -> bool:
+    if any(_says_something(part, message.role) for part in message.parts):
+        return True
+    return message.role == "assistant" and all(isinstance(part, TextPart | ReasoningPart) for part in message.parts)
+
+
+def _says_something(part: Part, role: str) -> bool:
+    match part:
+        case TextPart():
+            return bool(part.text) and not part.text.isspace()
+        case ToolResultPart():
+            return not part.server_executed
+        case AttachmentPart() if role == "assistant":
+            # What only has to be sent back says nothing: a compaction, a reference.
+            return part.attachment is not None or audio_id(part) is not None
+        case AttachmentPart():
+            return part.attachment is not None or part.provider_metadata is not None
+    return isinstance(part, ToolCallPart)
+
+
+def _extend(tip: Key, role: str | None, run: Sequence[Part]) -> Key:
+    if role is None:
         return tip
-    prefix = (role or "").encode()
+    with_ids, without_ids = answered(run) if role == "assistant" else given(run)
     return Key(
-        _hash(tip.with_ids, prefix, *(item[0] for item in items if item[0])),
-        _hash(tip.without_ids, prefix, *(item[1] for item in items)),
+        _hash(tip.with_ids, role.encode(), *sorted(with_ids)),
+        _hash(tip.without_ids, role.encode(), *sorted(without_ids)),
     )
 
 
@@ -97,70 +114,9 @@ def _hash(*pieces: bytes) -> bytes:
     return digest.digest()
 
 
-def said_items(message: Message) -> list[tuple[bytes, bytes]]:
-    """What a message says, each item with and without ids; b"" where it does not count in that form."""
-    items: list[tuple[bytes, bytes]] = []
-    calls = [part for part in message.parts if isinstance(part, ToolCallPart) and not part.server_executed]
-    text = "".join(part.text for part in message.parts if isinstance(part, TextPart)).strip()
-    if text:
-        item = b"text" + _bytes(text)
-        items.append((b"" if any(part.tool_call_id for part in calls) else item, item))
-    for call in calls:
-        said = _bytes(call.name) + b"\0" + _json(_arguments(call))
-        items.append((b"call" + _bytes(call.tool_call_id or "") + b"\0" + said, b"call" + said))
-    for part in message.parts:
-        if isinstance(part, ToolResultPart) and not part.server_executed:
-            output = _bytes(part.output.strip())
-            items.append((b"result" + _bytes(part.tool_call_id or "") + b"\0" + output, b"result" + output))
-            items += [_same(b"attachment", _content_id(attachment)) for attachment in part.attachments]
-        elif isinstance(part, AttachmentPart) and part.attachment is not None:
-            items.append(_same(b"attachment", _content_id(part.attachment)))
-        elif isinstance(part, AttachmentPart) and message.role != "assistant":
-            items.append(_same(b"attachment", _json(part.provider_metadata).decode()))  # a file by the provider's id
-    return items or [
-        # An answer may be nothing but the provider's own tools at work (a paused turn); then that is what it said.
-        _same(b"server", part.name)
-        for part in message.parts
-        if isinstance(part, ToolCallPart)
-    ]
-
-
 def exact_key(messages: Sequence[Message]) -> bytes | None:
     """A key of the last answer in messages as it is, reasoning and signatures included, to choose among equals."""
     for message in reversed(messages):
         if message.role == "assistant":
-            return _hash(_json(message.to_dict()))
+            return _hash(json_bytes(message.to_dict()))
     return None
-
-
-def called_ids(messages: Iterable[Message]) -> list[str]:
-    """The ids of the tool calls in messages, oldest first."""
-    return [
-        part.tool_call_id
-        for message in messages
-        for part in message.parts
-        if isinstance(part, ToolCallPart) and part.tool_call_id and not part.server_executed
-    ]
-
-
-def _content_id(attachment: Attachment) -> str:
-    # Not `Attachment.id()`: the store may have given it another one (see llm_store.py).
-    return hashlib.sha256(attachment.content or (attachment.url or "").encode("utf-8", "surrogatepass")).hexdigest()
-
-
-def _arguments(part: ToolCallPart) -> Any:
-    unparsed = unparsed_arguments(part)
-    return part.arguments if unparsed is None else unparsed
-
-
-def _same(kind: bytes, text: str) -> tuple[bytes, bytes]:
-    item = kind + _bytes(text)
-    return item, item
-
-
-def _json(value: Any) -> bytes:
-    return json.dumps(value, sort_keys=True, separators=(",", ":")).encode()
-
-
-def _bytes(text: str) -> bytes:
-    return text.encode("utf-8", "surrogatepass")

@@ -2,26 +2,27 @@
 
 An explicit pointer names it (`previous_response_id`, `conversation`); else it is the turn whose conversation, answer
 included, is the longest that the request's messages begin with, compared by `conversation_key`: with tool-call ids
-first, without them as fallback; on a tie the same session, then the newest. Where the history was rewritten
-(compaction, an agent that cuts old messages out), the last tool call that the request echoes names the turn that made
-it.
+first, without them as fallback; on a tie one of the same session, then of the same kin (API, model, system prompt,
+tools or none), then the newest. Where the history was rewritten (compaction, an agent that cuts old messages out), the
+last tool call that the request echoes names the turn that made it.
 
 Only turns that began earlier are looked at, and every look-up is one in an index.
 """
 
+import hashlib
 import sqlite3
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from llm.parts import Message
 
+from llmproxy.parts import text_of
 from llmproxy.reconstruct.turn import Turn
-from llmproxy.store.conversation_key import ConversationKeys, Key, called_ids, exact_key
+from llmproxy.store.conversation_key import ConversationKeys, Key, exact_key
+from llmproxy.store.normal_form import telling_ids
 
 # Of equal candidates, so many of the newest are looked at for one of the same session.
 _CANDIDATES = 20
-# A tool call's id names a turn by itself only where it is long enough to be no counter (`call_0`, `functions.add:0`).
-TELLING_ID_LENGTH = 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,23 +36,33 @@ class Parent:
 
 @dataclass(frozen=True, slots=True)
 class Wanted:
-    """What a request says of its parent: the keys of its last answer, the last tool call it echoes, its session."""
+    """What a request says of its parent: the keys of its last answer, the last tool call it echoes, its session and
+    kin."""
 
     key: Key | None
     exact: bytes | None
     call: str | None
     session: str | None
+    kin: bytes
 
 
-def wanted(asked: ConversationKeys, input: Sequence[Message], session: str | None) -> Wanted:
-    """What a request says of its parent; `asked` are the keys of its `input`."""
-    calls = called_ids(input)
+def wanted(asked: ConversationKeys, input: Sequence[Message], turn: Turn) -> Wanted:
+    """What a turn's request says of its parent; `asked` are the keys of its `input`, the history included."""
+    calls = telling_ids(input)
     return Wanted(
         key=asked.answers[-1] if asked.answers else None,
         exact=exact_key(input),
-        call=calls[-1] if calls and len(calls[-1]) >= TELLING_ID_LENGTH else None,
-        session=session,
+        call=calls[-1] if calls else None,
+        session=turn.session,
+        kin=_kin(turn),
     )
+
+
+def _kin(turn: Turn) -> bytes:
+    system = text_of(message for message in turn.input if message.role == "system")
+    return hashlib.blake2b(
+        repr((turn.api, turn.model, system, bool(turn.tools))).encode("utf-8", "surrogatepass"), digest_size=8
+    ).digest()
 
 
 class Parents:
@@ -90,20 +101,21 @@ class Parents:
     def _by_key(self, exchange_id: str, key: Key, wanted: Wanted) -> Parent | None:
         for column, value in (("answer_key", key.with_ids), ("answer_key_without_ids", key.without_ids)):
             rows = self._db.execute(
-                "select turn_id, exchange_id, thread_id, answer_key_without_ids, answer_exact, session"
+                "select turn_id, exchange_id, thread_id, answer_key_without_ids, answer_exact, session, kin"
                 f" from llmproxy_turns where {column} = ? and exchange_id < ?"
                 f" order by turn_id desc limit {_CANDIDATES}",
                 [value, exchange_id],
             ).fetchall()
             if rows:
-                # Equal by one form: the other one, the answer to the letter, and the session break the tie, in this
-                # order; of those left the newest.
+                # Equal by one form: the other one, the answer to the letter, the session and the kin break the tie, in
+                # this order; of those left the newest.
                 best = max(
                     rows,
                     key=lambda row: (
                         row[3] == key.without_ids,
                         row[4] == wanted.exact,
                         wanted.session is not None and row[5] == wanted.session,
+                        row[6] == wanted.kin,
                     ),
                 )
                 return Parent(*best[:3])

@@ -9,10 +9,13 @@ from sqlite_utils import Database
 
 from llmproxy.capture.exchange import CROCKFORD, FORK_OF, Exchange
 from llmproxy.headers import get
+from llmproxy.reconstruct.arguments import call_part
+from llmproxy.reconstruct.json_values import parse_object
 from llmproxy.reconstruct.turn import Turn
-from llmproxy.store.conversation_key import answer_key, called_ids, conversation_keys, exact_key
+from llmproxy.store.conversation_key import answer_key, conversation_keys, exact_key
 from llmproxy.store.exchanges import REPLAY_HEADER, REPLAYED, exchange_row, insert, known_exchanges
 from llmproxy.store.llm_store import TurnStore
+from llmproxy.store.normal_form import telling_ids
 from llmproxy.store.parents import Parents, wanted
 from llmproxy.store.threads import Answer, Threads
 
@@ -93,15 +96,16 @@ class DatabaseRecorder:
         parent = self._parents.pointed_at(exchange.id, turn)
         input = effective_input(turn, self._turns.history(parent.turn_id)) if parent else list(turn.input)
         asked = conversation_keys(input)
-        hint = wanted(asked, input, turn.session)
+        hint = wanted(asked, input, turn)
         if parent is None:
             parent = self._parents.continued(exchange.id, asked, hint)
+        refused = _refused_call(turn)
         answers = [
             Answer(
                 _turn_id(exchange.id, at),
-                answer_key(asked, input, output.messages),
+                answer_key(asked, input, [*output.messages, *refused]),
                 exact_key(output.messages),
-                called_ids(output.messages),
+                telling_ids(output.messages),
             )
             for at, output in enumerate(turn.outputs)
         ]
@@ -143,6 +147,18 @@ def _is_a_turn(exchange: Exchange, turn: Turn) -> bool:
     """Whether a model answered. A call that was refused or broke off before its answer is kept as an exchange only, as
     `llm` logs none for it."""
     return bool(turn.outputs) and exchange.status is not None and exchange.status < 400
+
+
+def _refused_call(turn: Turn) -> list[Message]:
+    """The call of a tool that the provider refused because its arguments do not fit: Groq tells of it inside the error
+    alone, and clients send it back as if it had been the answer."""
+    response = turn.response_json if isinstance(turn.response_json, dict) else {}
+    error = response.get("error")
+    generated = error.get("failed_generation") if isinstance(error, dict) else None
+    call = parse_object(generated) if isinstance(generated, str) else None
+    if call is None or not isinstance(call.get("name"), str):
+        return []
+    return [Message("assistant", [call_part(call["name"], call.get("arguments"), None)])]
 
 
 def effective_input(turn: Turn, history: Sequence[Message]) -> list[Message]:

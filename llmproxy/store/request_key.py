@@ -15,7 +15,7 @@ from llm import Tool
 from llm.parts import AttachmentPart, Message, ToolCallPart, ToolResultPart
 
 from llmproxy.parts import text_of
-from llmproxy.store.conversation_key import said_items
+from llmproxy.store.normal_form import said_items
 
 ALL_OPTIONS = "*"
 
@@ -46,7 +46,7 @@ def message_digest(message: Message) -> tuple[str, bytes]:
         # Left out of the key of a conversation, but what the system says makes another request.
         items = [text.encode("utf-8", "surrogatepass")] if (text := _text(message)) else []
     else:
-        items = [item for _, item in said_items(message)]
+        items = said_items(message)
     return message.role, b"".join(hashlib.blake2b(item, digest_size=16).digest() for item in items)
 
 

@@ -3,7 +3,7 @@
 A turn goes on in the thread of the turn that it continues, its parent (`store.parents`).
 
 Of the turns that continue one parent, one goes on with its thread, the heir: the first that is of the parent's kin
-(same model, same system prompt, tools or none), else the first. The others are forks with threads of their own: a
+(API, model, system prompt, tools or none), else the first. The others are forks with threads of their own: a
 regenerated answer, an edited message, a parallel branch, a side call that asks for a title. A thread is named by its
 first exchange.
 
@@ -11,17 +11,15 @@ All of this is a function of the set of turns, not of the order in which they ar
 ones that continue it are looked up by the key they wanted, and settled anew. Every look-up is one in an index.
 """
 
-import hashlib
 import sqlite3
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from llmproxy.parts import text_of
 from llmproxy.reconstruct.turn import Turn
 from llmproxy.store.conversation_key import Key
 from llmproxy.store.exchanges import insert
-from llmproxy.store.parents import TELLING_ID_LENGTH, Parent, Parents, Wanted
+from llmproxy.store.parents import Parent, Parents, Wanted
 
 
 class ThreadStore(Protocol):
@@ -48,7 +46,7 @@ class Place:
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """One answer of an exchange, as the index keeps it: its keys, and the ids of the tool calls it made."""
+    """One answer of an exchange, as the index keeps it: its keys, and the telling ids of the tool calls it made."""
 
     turn_id: str
     key: Key | None
@@ -89,7 +87,6 @@ class Threads:
             else:
                 new_tools = self._column(parent.exchange_id, "tool_set") != tool_set
                 place = Place(parent.thread_id, None, new_tools)
-        kin = _kin(turn)
         for answer in answers:
             insert(
                 self._db,
@@ -100,7 +97,7 @@ class Threads:
                     "parent_turn_id": parent.turn_id if parent else None,
                     "parent_exchange_id": parent.exchange_id if parent else None,
                     "thread_id": place.thread_id,
-                    "kin": kin,
+                    "kin": wanted.kin,
                     "answer_key": answer.key.with_ids if answer.key else None,
                     "answer_key_without_ids": answer.key.without_ids if answer.key else None,
                     "answer_exact": answer.exact,
@@ -115,11 +112,10 @@ class Threads:
                 },
             )
             for tool_call_id in answer.calls:
-                if len(tool_call_id) >= TELLING_ID_LENGTH:
-                    self._db.execute(
-                        "insert or ignore into llmproxy_tool_calls (tool_call_id, turn_id) values (?, ?)",
-                        [tool_call_id, answer.turn_id],
-                    )
+                self._db.execute(
+                    "insert or ignore into llmproxy_tool_calls (tool_call_id, turn_id) values (?, ?)",
+                    [tool_call_id, answer.turn_id],
+                )
         return place
 
     def settle(self, exchange_id: str, parent: Parent | None, answers: Sequence[Answer]) -> None:
@@ -163,7 +159,7 @@ class Threads:
 
     def _adopt(self, child: str) -> None:
         row = self._db.execute(
-            "select parent_exchange_id, wanted_key, wanted_key_without_ids, wanted_exact, wanted_call, session"
+            "select parent_exchange_id, wanted_key, wanted_key_without_ids, wanted_exact, wanted_call, session, kin"
             " from llmproxy_turns where exchange_id = ? limit 1",
             [child],
         ).fetchone()
@@ -255,10 +251,3 @@ class Threads:
             f"select {column} from llmproxy_turns where exchange_id = ? limit 1", [exchange_id]
         ).fetchone()
         return row[0] if row is not None else None
-
-
-def _kin(turn: Turn) -> bytes:
-    system = text_of(message for message in turn.input if message.role == "system")
-    return hashlib.blake2b(
-        repr((turn.model, system, bool(turn.tools))).encode("utf-8", "surrogatepass"), digest_size=8
-    ).digest()

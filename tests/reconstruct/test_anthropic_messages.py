@@ -165,6 +165,19 @@ def test_deltas_without_a_start() -> None:
     assert said(read([delta(0, "text", text="Hi")])) == [TextPart("Hi")]
 
 
+def test_an_index_that_every_block_begins_with() -> None:
+    reading = read(
+        [
+            start(0, type="text", text=""),
+            delta(0, "text", text="a"),
+            stop(0),
+            start(0, type="tool_use", id="t", name="f", input={}),
+            delta(0, "input_json", partial_json='{"a": 1}'),
+        ]
+    )
+    assert said(reading) == [TextPart("a"), ToolCallPart("f", {"a": 1}, "t")]
+
+
 def test_last_usage_wins_key_by_key() -> None:
     again = {"type": "message_delta", "delta": {}, "usage": {"output_tokens": 9, "input_tokens": None}}
     reading = read([STARTED, again, {**again, "usage": {"output_tokens": 12, "cache_read_input_tokens": 8}}])

@@ -140,6 +140,23 @@ DELTAS: dict[str, tuple[list[Any], list[Part]]] = {
         [ToolCallPart("f", {}, "a"), ToolCallPart("g", {}, "b")],
     ),
     "no index and no id": ([call("{}", "f"), call("{}", "g")], [ToolCallPart("f"), ToolCallPart("g")]),
+    "no index and no id, and no arguments": (
+        [{"tool_calls": [{"function": {"name": name, "arguments": ""}} for name in "fg"]}],
+        [ToolCallPart("f"), ToolCallPart("g")],
+    ),
+    "no index, and an id after the name": ([call("{", "f"), call("}", id="a")], [ToolCallPart("f", {}, "a")]),
+    "a name that repeats": (
+        [call("{", "f", index=0, id="a"), call('"x":', "f", index=0), call("1}", "f", index=0)],
+        [ToolCallPart("f", {"x": 1}, "a")],
+    ),
+    "calls as an object (TGI)": (
+        [
+            {"tool_calls": {"index": 0, "id": "", "function": {"name": "f", "arguments": "{"}}},
+            {"tool_calls": {"index": 0, "id": "", "function": {"name": None, "arguments": "}"}}},
+        ],
+        [ToolCallPart("f")],
+    ),
+    "content as an object": ([{"content": {"type": "text", "text": "a"}}, {"content": "b"}], [TextPart("ab")]),
     "index -1": ([call("{", "f", index=-1, id="a"), call("}", index=-1)], [ToolCallPart("f", {}, "a")]),
     "first index 1": ([call("{", "f", index=1, id="a"), call("}", index=1)], [ToolCallPart("f", {}, "a")]),
     "arguments that were cut": (
@@ -294,8 +311,18 @@ def test_usage_of_groq_and_timings_of_llama_cpp() -> None:
         chunk(finish="stop", x_groq={"usage": {"prompt_tokens": 1, "completion_tokens": 2, "queue_time": 3}})
     )
     assert reading.usage == Usage(1, 2, {"queue_time": 3})
+    later = chunk({}, x_groq={"id": "r", "seed": 1})
+    assert read(chunk(finish="stop", x_groq={"usage": {"prompt_tokens": 1}}), later).usage == Usage(1)
     reading = read(chunk(finish="stop", timings={"predicted_n": 3, "cache_n": 0}))
     assert reading.usage == Usage(details={"timings": {"predicted_n": 3}})
+
+
+def test_usage_in_the_choice_that_finishes() -> None:
+    choice = {"index": 0, "delta": {}, "finish_reason": "stop", "usage": {"prompt_tokens": 1, "completion_tokens": 2}}
+    streamed = read(chunk({"content": "a"}), {"choices": [choice]})
+    machine = Machine()
+    machine.whole(streamed.response_json)
+    assert streamed.usage == machine.finish().usage == Usage(1, 2)
 
 
 def test_logprobs_are_extended() -> None:
@@ -315,6 +342,10 @@ def test_logprobs_are_extended() -> None:
         ("error", {"detail": "m", "error": {"message": "m"}}, "m"),
         ("", {"error": "m"}, "m"),
         ("", {"detail": "m"}, "m"),
+        ("", {"object": "error", "message": "m", "type": "BadRequestError", "code": 400}, "m"),
+        ("", {"message": "m", "type": "x", "param": "y", "code": "z"}, "m"),
+        ("", {"code": "invalid", "error": "m"}, "m"),
+        ("", {"choices": [{"delta": {"content": ""}, "error": {"code": 502, "message": "m"}}]}, "m"),
     ],
 )
 def test_an_error_in_the_stream_keeps_what_came(name: str, data: Any, message: str) -> None:
@@ -327,11 +358,21 @@ def test_an_error_in_the_stream_keeps_what_came(name: str, data: Any, message: s
     assert reading.outputs[0].messages == (Message("assistant", [TextPart("ab")]),)
 
 
-def test_an_error_with_status_200() -> None:
+@pytest.mark.parametrize(
+    "body", [{"error": {"message": "m", "code": 502}}, {"object": "error", "message": "m"}, {"detail": "m"}]
+)
+def test_an_error_with_status_200(body: dict[str, Any]) -> None:
     machine = Machine()
-    machine.whole({"error": {"message": "m", "code": 502}})
+    machine.whole(body)
     reading = machine.finish()
-    assert (reading.error, reading.outputs, reading.finished) == ("m", (), True)
+    assert (reading.error, reading.outputs, reading.finished, reading.notes) == ("m", (), True, ())
+
+
+def test_an_error_in_a_choice_keeps_what_it_said() -> None:
+    machine = Machine()
+    machine.whole({"choices": [{"message": {"content": "a"}, "error": {"message": "m"}, "finish_reason": "error"}]})
+    reading = machine.finish()
+    assert (reading.error, reading.outputs[0].messages) == ("m", (Message("assistant", [TextPart("a")]),))
 
 
 @pytest.mark.parametrize("data", [None, [], 7, {}, {"choices": 7}, {"choices": [7]}, {"choices": [{"delta": 7}]}])

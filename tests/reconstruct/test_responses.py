@@ -190,6 +190,7 @@ def test_error_keeps_what_was_said() -> None:
     reading = read([*STREAM[:5], {"type": "error", "code": "server_error", "message": "overloaded"}])
     assert reading.error == "overloaded"
     assert said(reading) == [TextPart("Hel")]
+    assert reading.outputs[0].finish_reason is None  # nothing said how it ended
 
 
 def test_incomplete() -> None:

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from llm import Attachment, Tool
 from llm.logs import LogStore
-from llm.parts import AttachmentPart, Message, ReasoningPart, TextPart
+from llm.parts import AttachmentPart, Message, ReasoningPart, TextPart, ToolCallPart
 
 from tests.store.conversations import Recordings, assistant, call, result, system, user
 
@@ -73,22 +73,153 @@ def test_a_conversation_is_named_by_the_users_words(texts: list[str], name: str)
     assert recordings.db.execute("select name from threads").fetchall() == [(name,)]
 
 
-ECHOES: list[tuple[str, Message, Message]] = [
-    ("reasoning dropped", Message("assistant", [ReasoningPart("hm"), TextPart("a")]), assistant("a")),
-    ("space trimmed", assistant(" a\n"), assistant("a")),
-    ("a list of parts", assistant("ab"), Message("assistant", [TextPart("a"), TextPart("b")])),
-    ("metadata dropped", Message("assistant", [TextPart("a", {"x": {"id": "1"}})], {"y": {}}), assistant("a")),
-    ("an id made up", assistant("", call(None, x=1)), assistant("", call("made-up", x=1))),
-]
+def spoken(transcript: str) -> Message:
+    audio = AttachmentPart(Attachment(type="audio/wav", content=b"RIFF"), {"openai": {"audio_id": "audio_1"}})
+    return assistant(transcript, audio)
 
 
-@pytest.mark.parametrize(("answer", "echo"), [echo[1:] for echo in ECHOES], ids=[echo[0] for echo in ECHOES])
-def test_an_echo_need_not_be_equal(answer: Message, echo: Message) -> None:
+PICTURE = AttachmentPart(Attachment(type="image/png", content=b"png"))
+DRAW = ToolCallPart(name="image_generation", arguments={}, tool_call_id="ig_1", server_executed=True)
+CALL, CALL_2 = "call_nKXhxyPVx2s2gkNl", "call_7hxyPVx2s2gkNlKX"
+
+# What the model said, and what the client sends back of it.
+ECHOES: dict[str, tuple[Message, list[Message]]] = {
+    "reasoning dropped": (Message("assistant", [ReasoningPart("hm"), TextPart("a")]), [assistant("a")]),
+    "reasoning put into the text": (
+        Message("assistant", [ReasoningPart("hm"), TextPart("a")]),
+        [assistant("<think>\nhm\n</think>\n\na")],
+    ),
+    "reasoning put beside a call without an id": (
+        Message("assistant", [ReasoningPart("hm"), call(None)]),
+        [assistant("<think>hm</think>", call("made-up"))],
+    ),
+    "thoughts cut out of the text": (assistant("<think>hm</think>\n\na"), [assistant("a")]),
+    "thoughts that the text begins in": (assistant("hm\n</think>\n\na"), [assistant("a")]),
+    "nothing but reasoning": (Message("assistant", [ReasoningPart("hm")]), [assistant("<think>hm</think>")]),
+    "nothing": (Message("assistant"), [assistant("")]),
+    "space trimmed": (assistant(" a\n"), [assistant("a")]),
+    "line ends changed": (assistant("a\r\nb"), [assistant("a\nb")]),
+    "a list of parts": (assistant("ab"), [Message("assistant", [TextPart("a"), TextPart("b")])]),
+    "several messages": (assistant("a\n\nb"), [assistant("a"), assistant("b")]),
+    "metadata dropped": (
+        Message("assistant", [TextPart("a", {"x": {"id": "1"}})], {"y": {}}),
+        [assistant("a")],
+    ),
+    "an id made up": (assistant("", call(None, x=1)), [assistant("", call("made-up", x=1))]),
+    "a number written anew": (assistant("", call("call_0", x=1.0)), [assistant("", call("call_0", x=1))]),
+    "arguments changed": (assistant("", call("D681PevKs", x=1)), [assistant("", call("D681PevKs", x=1, y=2))]),
+    "calls in another order": (
+        assistant("", call("call_0", x=1), call("call_1", x=2)),
+        [assistant("", call("call_1", x=2), call("call_0", x=1))],
+    ),
+    "the text beside a call dropped": (assistant("so", call("call_0", x=1)), [assistant("", call("call_0", x=1))]),
+    "audio by its id": (
+        spoken("a"),
+        [Message("assistant", [AttachmentPart(None, {"openai": {"audio_id": "audio_1"}})])],
+    ),
+    "audio by its transcript": (spoken("a"), [assistant("a")]),
+    "a picture dropped": (assistant("here", PICTURE), [assistant("here")]),
+    "a picture by its call": (Message("assistant", [DRAW, PICTURE]), [Message("assistant", [DRAW])]),
+    "a tool's result added to the text (CrewAI)": (
+        assistant("Thought: t\nAction: f\nAction Input: {}"),
+        [assistant("Thought: t\nAction: f\nAction Input: {}\nObservation: 42")],
+    ),
+    "a result that the model made up cut off (LangChain)": (
+        assistant("Action: f\nAction Input: {}\nObservation: 42\nThought: t"),
+        [assistant("Action: f\nAction Input: {}")],
+    ),
+}
+
+
+@pytest.mark.parametrize(("answer", "echo"), ECHOES.values(), ids=ECHOES)
+def test_an_echo_need_not_be_equal(answer: Message, echo: list[Message]) -> None:
     recordings = Recordings()
     first = recordings.exchange([user("q")], answer)
-    second = recordings.exchange([user("q"), echo, user("q2")], assistant("a2"))
+    second = recordings.exchange([user("q"), *echo, user("q2")], assistant("a2"))
     recordings.write()
     assert recordings.threads()[second] == first
+
+
+def test_an_answer_that_went_on_with_the_assistants_message_is_echoed_as_one() -> None:
+    recordings = Recordings()
+    first = recordings.exchange([user("q"), assistant("{")], assistant('"x": 1}'))
+    second = recordings.exchange([user("q"), assistant('{"x": 1}'), user("q2")], assistant("a2"))
+    recordings.write()
+    assert recordings.threads()[second] == first
+
+
+@pytest.mark.parametrize(
+    ("generated", "is_echoed"),
+    [
+        ('{"name": "f", "arguments": {"x": 1}}', True),
+        ('{"name": "f", "arguments": "{\\"x\\": 1}"}', True),
+        ('{"name": "f", "arguments": {"x": 2}}', False),
+        ('{"name": 7}', False),
+        ("<function=f>", False),
+        (7, False),
+    ],
+)
+def test_a_call_that_the_provider_refused_is_echoed(generated: object, is_echoed: bool) -> None:
+    recordings = Recordings()
+    error = {"message": "no such argument", "code": "tool_use_failed", "failed_generation": generated}
+    thought = Message("assistant", [ReasoningPart("hm")])
+    first = recordings.exchange([user("q")], thought, response_json={"error": error}, error="no such argument")
+    second = recordings.exchange(
+        [user("q"), assistant("<think>hm</think>", call("made-up", x=1)), result("made-up", "try again")],
+        assistant("a"),
+    )
+    recordings.write()
+    assert (recordings.threads()[second] == first) == is_echoed
+
+
+def test_an_old_result_that_the_agent_cut_out_does_not_break_the_thread() -> None:
+    recordings = Recordings()
+    begun = [user("q"), assistant("", call(CALL, x=1))]
+    then = assistant("", call(CALL_2, x=2))
+    first = recordings.exchange(begun[:1], begun[1])
+    second = recordings.exchange([*begun, result(CALL, "a long text")], then)
+    third = recordings.exchange([*begun, result(CALL, "[cut]"), then, result(CALL_2, "r")], assistant("a"))
+    fourth = recordings.exchange(
+        [*begun, result(CALL, "[cut]"), then, result(CALL_2, "[cut]"), assistant("a"), user("q2")], assistant("b")
+    )
+    recordings.write()
+    assert {recordings.threads()[id] for id in (second, third, fourth)} == {first}
+    parents = dict(recordings.db.execute("select turn_id, parent_turn_id from llmproxy_turns").fetchall())
+    assert parents == {first: None, second: first, third: second, fourth: third}
+
+
+NOT_ECHOES: dict[str, tuple[Message, Message]] = {
+    "another answer": (assistant("a"), assistant("b")),
+    "an answer that begins alike": (assistant("a"), assistant("another")),
+    "an answer to an empty one": (Message("assistant"), assistant("a")),
+    "nothing for an answer": (assistant("a"), assistant("")),
+    "a reference for an empty answer": (
+        Message("assistant"),
+        Message("assistant", [AttachmentPart(None, {"openai": {"type": "item_reference", "id": "msg_1"}})]),
+    ),
+    "a counter for an id": (
+        assistant("", call("functions.get_city:0", x=1)),
+        assistant("", call("functions.get_city:0")),
+    ),
+    "another observation of an answer that is none of ReAct's": (
+        assistant("The log says\nObservation: 1"),
+        assistant("The log says\nObservation: 2"),
+    ),
+    "another call": (assistant("", call(CALL, x=1)), assistant("", call(CALL_2, x=2))),
+    "another picture": (
+        Message("assistant", [PICTURE]),
+        Message("assistant", [AttachmentPart(Attachment(type="image/png", content=b"another"))]),
+    ),
+}
+
+
+@pytest.mark.parametrize(("answer", "other"), NOT_ECHOES.values(), ids=NOT_ECHOES)
+def test_what_another_conversation_says_is_no_echo(answer: Message, other: Message) -> None:
+    recordings = Recordings()
+    first = recordings.exchange([user("q")], answer)
+    second = recordings.exchange([user("q"), other, user("q2")], assistant("a2"))
+    recordings.write()
+    assert recordings.threads() == {first: first, second: second}
 
 
 def test_system_prompts_are_not_part_of_the_key() -> None:
@@ -119,6 +250,20 @@ def test_on_a_tie_the_same_session_then_the_newest() -> None:
     recordings.write()
     threads = recordings.threads()
     assert (threads[for_a], threads[newest]) == (a, b)
+
+
+def test_on_a_tie_the_same_model_and_system_prompt() -> None:
+    recordings = Recordings()
+    asked = [user("q"), assistant("yes"), user("go")]
+    a = recordings.exchange([system("s"), user("q")], assistant("yes"), model="large")
+    b = recordings.exchange([system("s"), user("q")], assistant("yes"), model="small")
+    c = recordings.exchange([system("t"), user("q")], assistant("yes"), model="small")
+    for_a = recordings.exchange([system("s"), *asked], assistant("1"), model="large")
+    for_b = recordings.exchange([system("s"), *asked], assistant("2"), model="small")
+    newest = recordings.exchange([system("u"), *asked], assistant("3"), model="small")
+    recordings.write()
+    threads = recordings.threads()
+    assert (threads[for_a], threads[for_b], threads[newest]) == (a, b, c)
 
 
 def test_regenerated_edited_and_parallel_are_forks() -> None:

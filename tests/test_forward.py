@@ -1,5 +1,6 @@
 """Forwarding over real sockets on both sides: transparency, pieces, cancellation, truncation."""
 
+import gc
 import gzip
 import hashlib
 import json
@@ -520,3 +521,50 @@ def test_metrics_count_what_ended(tmp_path: Path) -> None:
         text = httpx2.get(f"{proxy.url}/_llmproxy/metrics").text
     assert 'llmproxy_exchanges_total{upstream="up",outcome="complete",status="200"} 3' in text
     assert "llmproxy_in_flight 0" in text
+
+
+STREAM = b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n5\r\nhello\r\n"
+
+
+@pytest.mark.parametrize(
+    ("sent", "vanish"),
+    [
+        (answer(b"{}"), False),
+        (STREAM + b"0\r\n\r\n", False),
+        (STREAM, False),
+        (b"", False),
+        (b"rubbish\r\n\r\n", False),
+        (STREAM, True),
+    ],
+    ids=["whole", "streamed", "cut", "closed", "rubbish", "vanished"],
+)
+def test_nothing_is_left_for_the_garbage_collector(tmp_path: Path, sent: bytes, vanish: bool) -> None:
+    """It comes seldom, so a cycle of references for each exchange would be memory that grows for minutes."""
+
+    def handler(connection: Connection, request: RawRequest) -> bool:
+        connection.send(sent)
+        if vanish:
+            connection.sock.recv(1)
+        return not (vanish or sent == STREAM or not sent)
+
+    with forwarding(tmp_path, handler) as (proxy, _):
+        gc.collect()
+        gc.disable()
+        try:
+            for count in range(1, 4):
+                with connect(proxy) as sock:
+                    sock.sendall(post(more=b"Connection: close\r\n"))
+                    if vanish:
+                        sock.recv(100)
+                    else:
+                        read_all(sock)
+                eventually(lambda wanted=count: len(proxy.exchanges()) == wanted, "the exchange's end")  # type: ignore[misc]
+            eventually(lambda: not ours("HTTPProtocol") and not ours("Cycle"), "the end of the clients' connections")
+            assert not ours("_Request") and not ours("Recording")
+        finally:
+            gc.enable()
+
+
+def ours(name: str) -> list[object]:
+    """The objects of one of our classes that are alive."""
+    return [each for each in gc.get_objects() if type(each).__name__ == name and type(each).__module__ != __name__]

@@ -130,8 +130,7 @@ class Cycle:
                 self._fail()
         finally:
             self.on_disconnect = None
-            if self.task is not None:
-                self._protocol.tasks.discard(self.task)
+            self._protocol.left(self)
 
     # -- ASGI
 

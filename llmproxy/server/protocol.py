@@ -145,6 +145,9 @@ class HTTPProtocol(asyncio.Protocol):
             if cycle is not None:
                 cycle.disconnect()
         self._waiting.clear()
+        # No cycle of references is left for the collector, which comes seldom: see `server.GC_THRESHOLD`.
+        self._receiving = None
+        del self._parser
 
     def pause_writing(self) -> None:
         self.drained = self.loop.create_future()
@@ -253,6 +256,13 @@ class HTTPProtocol(asyncio.Protocol):
             self._reading_paused = False
             self._since = self.loop.time()
             self.transport.resume_reading()
+
+    def left(self, cycle: Cycle) -> None:
+        """The app has returned, whether it has answered or not."""
+        if cycle.task is not None:
+            self.tasks.discard(cycle.task)
+        if self._answering is cycle:
+            self._answering = None
 
     def answered(self, keep_alive: bool) -> None:
         """The response is complete."""

@@ -123,6 +123,7 @@ class Connection(asyncio.Protocol):
         self._discard(self)
         self._wake()
         self.resume_writing()
+        del self._parser  # it refers to us
 
     def pause_writing(self) -> None:
         self._drained = self._loop.create_future()
@@ -291,6 +292,7 @@ class Connection(asyncio.Protocol):
     def abort(self) -> None:
         """Close at once; what is not sent is dropped."""
         self._method = ""
+        self.failure = None  # it has been raised, and its traceback refers to us
         if self._transport is not None and not self.closed:
             self._transport.abort()
 

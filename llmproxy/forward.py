@@ -308,6 +308,7 @@ class _ClientWatch:
     def stop(self) -> None:
         if self._watching is not None:
             self._watching.cancel()
+            self._watching = None  # how it was cancelled refers to us
         elif self._client is not None:
             self._client.on_disconnect = None
 

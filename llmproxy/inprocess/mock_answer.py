@@ -16,6 +16,7 @@ from llmproxy.inprocess.mock_schema import example_of
 from llmproxy.inprocess.openai_request import BadRequest, ChatRequest, Function, ToolChoice
 
 WRONG_ANSWER = "I do not know."
+_ARGUMENTS_PIECE = 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +34,8 @@ class Reply:
     finish_reason: str
     reasoning: str = ""
     tool_calls: tuple[ToolCall, ...] = ()
+    # Of those that the request gave, the one that the text was cut at.
+    stop_sequence: str | None = None
 
     @property
     def text(self) -> str:
@@ -113,7 +116,8 @@ def tool_calls_for(request: ChatRequest) -> list[ToolCall]:
 def cut_to(chunks: Sequence[str], stops: Sequence[str], limit: int | None) -> tuple[tuple[str, ...], str]:
     """The chunks as `stop` and the limit of tokens leave them, and the finish reason."""
     text = "".join(chunks)
-    length = min((at for stop in stops if stop and (at := text.find(stop)) >= 0), default=len(text))
+    stop = stop_in(text, stops)
+    length = len(text) if stop is None else text.find(stop)
     reason = "stop"
     if limit is not None and tokens(text[:length]) > limit:
         length, reason = limit * 4, "length"
@@ -124,6 +128,18 @@ def cut_to(chunks: Sequence[str], stops: Sequence[str], limit: int | None) -> tu
         kept.append(chunk[: max(left, 0)])
         left -= len(chunk)
     return tuple(kept), reason
+
+
+def stop_in(text: str, stops: Sequence[str]) -> str | None:
+    """Which of the stop sequences comes first in the text."""
+    found = [stop for stop in stops if stop and stop in text]
+    return min(found, key=text.find, default=None)
+
+
+def argument_pieces(arguments: str) -> tuple[str, ...]:
+    """A call's arguments as they are streamed: at least two pieces, so that even `{}` has to be put together."""
+    size = max(1, min(_ARGUMENTS_PIECE, math.ceil(len(arguments) / 2)))
+    return tuple(arguments[start : start + size] for start in range(0, len(arguments), size))
 
 
 def is_right(quality: float, model: str, text: str) -> bool:

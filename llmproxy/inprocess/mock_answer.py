@@ -17,6 +17,7 @@ from llmproxy.inprocess.openai_request import BadRequest, ChatRequest, Function,
 
 WRONG_ANSWER = "I do not know."
 _ARGUMENTS_PIECE = 8
+_TAGGED = re.compile(r"\s*<([\w-]+)>.*</\1>\s*", re.DOTALL)
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +57,7 @@ def answer_for(messages: Sequence[Mapping[str, Any]]) -> str:
         return "You said: nothing"
     content = users[-1].get("content")
     attachments = sum(part.get("type") != "text" for part in content) if isinstance(content, list) else 0
-    answer = f"You said: {split_directive(text_of(users[-1]))[1] or 'nothing'}"
+    answer = f"You said: {split_directive(_said(users[-1]))[1] or 'nothing'}"
     if attachments:
         answer += f" (attachments: {attachments})"
     return answer + (f" (earlier messages: {len(users) - 1})" if len(users) > 1 else "")
@@ -188,7 +189,7 @@ def completion_tokens(replies: Sequence[Reply]) -> int:
 
 def last_user_text(messages: Sequence[Mapping[str, Any]]) -> str:
     """The text of the last user message, "" where there is none."""
-    return next((text_of(message) for message in reversed(messages) if message.get("role") == "user"), "")
+    return next((_said(message) for message in reversed(messages) if message.get("role") == "user"), "")
 
 
 def text_of(message: Mapping[str, Any]) -> str:
@@ -197,6 +198,16 @@ def text_of(message: Mapping[str, Any]) -> str:
     if isinstance(content, list):
         return "".join(str(part.get("text") or "") for part in content)
     return content or ""
+
+
+def _said(message: Mapping[str, Any]) -> str:
+    """The text of a message without what agents put beside the user's words, each part within a tag, such as Claude
+    Code's `<system-reminder>`: it counts only where there is nothing else."""
+    content = message.get("content")
+    if not isinstance(content, list):
+        return text_of(message)
+    own = [part for part in content if not _TAGGED.fullmatch(str(part.get("text") or ""))]
+    return text_of({"content": own}) or text_of(message)
 
 
 def tool_results(messages: Sequence[Mapping[str, Any]]) -> list[str]:

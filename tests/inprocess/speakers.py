@@ -60,7 +60,7 @@ class Chat:
         if wanted.get("schema"):
             named = {"name": "answer", "schema": SCHEMA}
             request["response_format"] = {"type": "json_schema", "json_schema": named}
-        body = {"mock": wanted.get("mock", {})}
+        body = {"mock": wanted["mock"]} if "mock" in wanted else {}
         if stream:
             options = {"include_usage": True}
             with self.client.chat.completions.stream(**request, stream_options=options, extra_body=body) as events:
@@ -100,7 +100,7 @@ class Responses:
             request["tools"] = [{"type": "function", "name": "get_weather", "parameters": SCHEMA, "strict": False}]
         if wanted.get("schema"):
             request["text"] = {"format": {"type": "json_schema", "name": "answer", "schema": SCHEMA}}
-        body = {"mock": wanted.get("mock", {})}
+        body = {"mock": wanted["mock"]} if "mock" in wanted else {}
         if stream:
             with self.client.responses.stream(**request, extra_body=body) as events:
                 numbers = [event.sequence_number for event in events]
@@ -140,7 +140,7 @@ class Messages:
         request["max_tokens"] = wanted.get("limit", 100)
         if wanted.get("tools"):
             request["tools"] = [{"name": "get_weather", "input_schema": SCHEMA}]
-        body: dict[str, Any] = {"mock": wanted.get("mock", {})}
+        body: dict[str, Any] = {"mock": wanted["mock"]} if "mock" in wanted else {}
         if wanted.get("schema"):
             body["output_config"] = {"format": {"type": "json_schema", "schema": SCHEMA}}
         if stream:

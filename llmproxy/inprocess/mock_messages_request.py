@@ -84,7 +84,8 @@ def _chat(request: _CountRequest, more: JsonObject) -> ChatRequest:
     elif choice is not None:
         chosen = "required" if choice.type == "any" else choice.type
     wanted = (request.output_config and request.output_config.format) or request.output_format
-    return ChatRequest.model_validate(
+    return parse(
+        ChatRequest,
         {
             "model": request.model,
             "messages": messages,
@@ -93,7 +94,7 @@ def _chat(request: _CountRequest, more: JsonObject) -> ChatRequest:
             "parallel_tool_calls": not choice.disable_parallel_tool_use if choice is not None else None,
             "response_format": wanted and {"type": "json_schema", "json_schema": {"schema": wanted.value}},
             **more,
-        }
+        },
     )
 
 

@@ -70,7 +70,8 @@ def read(body: JsonObject) -> ChatRequest:
         raise BadRequest("Missing required parameter: 'input'.", "input", "missing_required_parameter")
     messages = _messages(request.instructions, "system") + _messages(request.input, "user")
     tools, choice = _tools(request)
-    return ChatRequest.model_validate(
+    return parse(
+        ChatRequest,
         {
             "model": request.model,
             "messages": messages or [{"role": "user", "content": ""}],
@@ -80,7 +81,7 @@ def read(body: JsonObject) -> ChatRequest:
             "parallel_tool_calls": request.parallel_tool_calls,
             "response_format": _response_format(request.text),
             "stream": request.stream,
-        }
+        },
     )
 
 

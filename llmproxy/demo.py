@@ -64,6 +64,7 @@ class _Show(threading.Thread):
                     "\nIt goes on serving, in front of the mock provider; Ctrl-C ends it. Point a program at it:"
                 )
                 click.echo(f"  export OPENAI_BASE_URL={self._url} OPENAI_API_KEY=any")
+                click.echo(f"  export ANTHROPIC_BASE_URL={self._url.removesuffix('/v1')} ANTHROPIC_API_KEY=any")
         except (DemoError, httpx2.HTTPError) as exc:
             self.failure = f"the demonstration failed: {exc}"
         if self._once or self.failure is not None:

@@ -137,7 +137,7 @@ def demo(config_path: Path | None, database: Path | None, port: int | None, once
 @click.option("--host", default="127.0.0.1", show_default=True)
 @click.option("--port", type=int, default=8888, show_default=True)
 def mock(host: str, port: int) -> None:
-    """Run the mock provider alone: an OpenAI-compatible server without a model.
+    """Run the mock provider alone: a server without a model that speaks OpenAI's and Anthropic's APIs.
 
     \b
     llmproxy mock

@@ -16,6 +16,8 @@ from llmproxy.inprocess.mock_schema import example_of
 from llmproxy.inprocess.openai_request import BadRequest, ChatRequest, Function, ToolChoice
 
 WRONG_ANSWER = "I do not know."
+_ARGUMENTS_PIECE = 8
+_TAGGED = re.compile(r"\s*<([\w-]+)>.*</\1>\s*", re.DOTALL)
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +35,8 @@ class Reply:
     finish_reason: str
     reasoning: str = ""
     tool_calls: tuple[ToolCall, ...] = ()
+    # Of those that the request gave, the one that the text was cut at.
+    stop_sequence: str | None = None
 
     @property
     def text(self) -> str:
@@ -53,7 +57,7 @@ def answer_for(messages: Sequence[Mapping[str, Any]]) -> str:
         return "You said: nothing"
     content = users[-1].get("content")
     attachments = sum(part.get("type") != "text" for part in content) if isinstance(content, list) else 0
-    answer = f"You said: {split_directive(text_of(users[-1]))[1] or 'nothing'}"
+    answer = f"You said: {split_directive(_said(users[-1]))[1] or 'nothing'}"
     if attachments:
         answer += f" (attachments: {attachments})"
     return answer + (f" (earlier messages: {len(users) - 1})" if len(users) > 1 else "")
@@ -113,7 +117,8 @@ def tool_calls_for(request: ChatRequest) -> list[ToolCall]:
 def cut_to(chunks: Sequence[str], stops: Sequence[str], limit: int | None) -> tuple[tuple[str, ...], str]:
     """The chunks as `stop` and the limit of tokens leave them, and the finish reason."""
     text = "".join(chunks)
-    length = min((at for stop in stops if stop and (at := text.find(stop)) >= 0), default=len(text))
+    stop = stop_in(text, stops)
+    length = len(text) if stop is None else text.find(stop)
     reason = "stop"
     if limit is not None and tokens(text[:length]) > limit:
         length, reason = limit * 4, "length"
@@ -124,6 +129,18 @@ def cut_to(chunks: Sequence[str], stops: Sequence[str], limit: int | None) -> tu
         kept.append(chunk[: max(left, 0)])
         left -= len(chunk)
     return tuple(kept), reason
+
+
+def stop_in(text: str, stops: Sequence[str]) -> str | None:
+    """Which of the stop sequences comes first in the text."""
+    found = [stop for stop in stops if stop and stop in text]
+    return min(found, key=text.find, default=None)
+
+
+def argument_pieces(arguments: str) -> tuple[str, ...]:
+    """A call's arguments as they are streamed: at least two pieces, so that even `{}` has to be put together."""
+    size = max(1, min(_ARGUMENTS_PIECE, math.ceil(len(arguments) / 2)))
+    return tuple(arguments[start : start + size] for start in range(0, len(arguments), size))
 
 
 def is_right(quality: float, model: str, text: str) -> bool:
@@ -172,7 +189,7 @@ def completion_tokens(replies: Sequence[Reply]) -> int:
 
 def last_user_text(messages: Sequence[Mapping[str, Any]]) -> str:
     """The text of the last user message, "" where there is none."""
-    return next((text_of(message) for message in reversed(messages) if message.get("role") == "user"), "")
+    return next((_said(message) for message in reversed(messages) if message.get("role") == "user"), "")
 
 
 def text_of(message: Mapping[str, Any]) -> str:
@@ -181,6 +198,16 @@ def text_of(message: Mapping[str, Any]) -> str:
     if isinstance(content, list):
         return "".join(str(part.get("text") or "") for part in content)
     return content or ""
+
+
+def _said(message: Mapping[str, Any]) -> str:
+    """The text of a message without what agents put beside the user's words, each part within a tag, such as Claude
+    Code's `<system-reminder>`: it counts only where there is nothing else."""
+    content = message.get("content")
+    if not isinstance(content, list):
+        return text_of(message)
+    own = [part for part in content if not _TAGGED.fullmatch(str(part.get("text") or ""))]
+    return text_of({"content": own}) or text_of(message)
 
 
 def tool_results(messages: Sequence[Mapping[str, Any]]) -> list[str]:

@@ -2,15 +2,13 @@
 
 import base64
 import itertools
-import math
 import struct
 from collections.abc import Iterator, Sequence
 
 from llmproxy.inprocess import openai_objects
-from llmproxy.inprocess.mock_answer import Reply, ToolCall, completion_tokens, reasoning_tokens, words
+from llmproxy.inprocess.mock_answer import Reply, ToolCall, argument_pieces, completion_tokens, reasoning_tokens, words
 from llmproxy.inprocess.openai_objects import Head, JsonObject, chat_choice, chat_delta
 
-_ARGUMENTS_PIECE = 8
 _FINGERPRINT = {"service_tier": "default", "system_fingerprint": "fp_mock"}
 
 
@@ -106,10 +104,8 @@ def _chat_choices(index: int, reply: Reply) -> Iterator[JsonObject]:
 def _tool_call_deltas(position: int, call: ToolCall) -> Iterator[JsonObject]:
     function = {"name": call.name, "arguments": ""}
     yield {"index": position, "id": call.id, "type": "function", "function": function}
-    # At least two pieces, so that even `{}` has to be put together.
-    size = max(1, min(_ARGUMENTS_PIECE, math.ceil(len(call.arguments) / 2)))
-    for start in range(0, len(call.arguments), size):
-        yield {"index": position, "function": {"arguments": call.arguments[start : start + size]}}
+    for piece in argument_pieces(call.arguments):
+        yield {"index": position, "function": {"arguments": piece}}
 
 
 def _text_base(head: Head) -> JsonObject:

@@ -6,8 +6,9 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from llmproxy.inprocess.mock_answer import chance
+from llmproxy.inprocess.mock_dialect import Dialect
 from llmproxy.inprocess.mock_settings import MockModel, Options, Script
-from llmproxy.inprocess.openai_objects import DONE, JsonObject, error_object, event
+from llmproxy.inprocess.openai_objects import JsonObject
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,27 +54,29 @@ def json_response(item: Any, status: int = 200) -> Response:
     return _whole(json.dumps(item).encode(), status)
 
 
-def error(status: int, message: str, param: str | None = None, code: str | None = None) -> Response:
-    return json_response(error_object(status, message, param, code), status)
+def error(dialect: Dialect, status: int, message: str, param: str | None = None, code: str | None = None) -> Response:
+    return json_response(dialect.error_object(status, message, param, code), status)
 
 
-def event_stream(objects: Iterable[JsonObject], script: Script) -> Response:
+def event_stream(dialect: Dialect, objects: Iterable[JsonObject], script: Script) -> Response:
     """The objects as an event stream, which may end in a scripted error."""
-    events = [event(item) for item in objects]
-    if script.error_after is not None and script.error_after < len(events):
-        return Response(200, (*events[: script.error_after], event(_scripted_error(script, 500))))
-    return Response(200, (*events, DONE))
+    events = [dialect.frame(item) for item in objects]
+    after = script.error_after
+    if after is not None and after < len(events):
+        failed = dialect.error_event(_scripted_error(dialect, script, 500), after)
+        return Response(200, (*events[:after], dialect.frame(failed)))
+    return Response(200, (*events, *dialect.STREAM_END))
 
 
 def scripted(
-    options: Options, request: Request, script: Script, model: MockModel, *, stream: bool = False
+    dialect: Dialect, options: Options, request: Request, script: Script, model: MockModel, *, stream: bool = False
 ) -> Response | None:
     """The response where the script says all of it: an error, bytes that are no JSON, or the request's own header."""
     if script.status is not None:
         more = () if script.retry_after is None else ((b"retry-after", b"%d" % script.retry_after),)
-        response = replace(json_response(_scripted_error(script, script.status), script.status), headers=more)
+        response = replace(json_response(_scripted_error(dialect, script, script.status), script.status), headers=more)
     elif script.garbage and stream:
-        response = Response(200, (b'data: {"this is": no JSON\n\n', DONE))
+        response = Response(200, (dialect.GARBAGE, *dialect.STREAM_END))
     elif script.garbage:
         response = _whole(b'{"this is": no JSON\n', 200)
     elif script.echo_headers:
@@ -104,7 +107,7 @@ def paced(
         chunk_delay=options.chunk_delay * slowness if script.chunk_delay is None else script.chunk_delay,
         cut=cut,
         model=model.name,
-        tokens=f"{usage.get('prompt_tokens', 0)}+{usage.get('completion_tokens', 0)}" if usage else "-",
+        tokens=f"{_count(usage, 'prompt', 'input')}+{_count(usage, 'completion', 'output')}" if usage else "-",
     )
 
 
@@ -112,6 +115,11 @@ def _whole(body: bytes, status: int) -> Response:
     return Response(status, (body,), len(body))
 
 
-def _scripted_error(script: Script, status: int) -> JsonObject:
+def _count(usage: JsonObject, *names: str) -> Any:
+    return next((usage[key] for name in names if (key := f"{name}_tokens") in usage), 0)
+
+
+def _scripted_error(dialect: Dialect, script: Script, status: int) -> JsonObject:
     given = {"message": script.error} if isinstance(script.error, str) else script.error or {}
-    return {"error": error_object(status, "The request asked for this error.")["error"] | given}
+    body = dialect.error_object(status, "The request asked for this error.")
+    return {**body, "error": body["error"] | given}

@@ -77,7 +77,8 @@ class ScriptedToolCall(_Settings):
 
 class Script(_Settings):
     """What a request tells the mock: the object `mock` in its body, header fields `x-mock-answer: …`, or a last user
-    message (or a prompt) that begins with `/mock {…}`."""
+    message (or a prompt) that begins with `/mock {…}`. Words of Chat Completions are said in each API's own
+    (`finish_reason: length` is `max_tokens` in Messages); others, and `usage`, are sent as they are."""
 
     answer: str | None = None
     # The answer, cut just so.

@@ -73,3 +73,8 @@ def error_object(status: int, message: str, param: str | None = None, code: str 
 def event(item: JsonObject) -> bytes:
     """An object as an event of a stream."""
     return b"data: " + json.dumps(item, separators=(",", ":")).encode() + b"\n\n"
+
+
+def named_event(item: JsonObject) -> bytes:
+    """An object as an event of the name that its `type` is, as Responses and Messages send them."""
+    return f"event: {item['type']}\n".encode() + event(item)

@@ -20,7 +20,9 @@ class BadRequest(ValueError):
         self.code = code
 
 
-class _Body(BaseModel):
+class Body(BaseModel):
+    """What reads a part of a request."""
+
     model_config = ConfigDict(frozen=True, strict=True, protected_namespaces=())
 
 
@@ -40,12 +42,12 @@ class Message(TypedDict):
     content: NotRequired[str | list[Part] | None]
 
 
-class Function(_Body):
+class Function(Body):
     name: str = Field(min_length=1)
     parameters: dict[str, Any] | None = None
 
 
-class Tool(_Body):
+class Tool(Body):
     """A tool. Only functions are ever called."""
 
     type: str
@@ -58,20 +60,20 @@ class Tool(_Body):
         return self
 
 
-class NamedFunction(_Body):
+class NamedFunction(Body):
     name: str
 
 
-class ToolChoice(_Body):
+class ToolChoice(Body):
     type: str
     function: NamedFunction | None = None
 
 
-class JsonSchema(_Body):
+class JsonSchema(Body):
     value: dict[str, Any] = Field(default_factory=dict, alias="schema")
 
 
-class ResponseFormat(_Body):
+class ResponseFormat(Body):
     type: Literal["text", "json_object", "json_schema"]
     json_schema: JsonSchema | None = None
 
@@ -82,11 +84,11 @@ class ResponseFormat(_Body):
         return self
 
 
-class StreamOptions(_Body):
+class StreamOptions(Body):
     include_usage: bool | None = None
 
 
-class _Generation(_Body):
+class _Generation(Body):
     """What chat and legacy completions have in common."""
 
     model: str | None = None
@@ -131,7 +133,7 @@ class CompletionRequest(_Generation):
     echo: bool | None = None
 
 
-class EmbeddingRequest(_Body):
+class EmbeddingRequest(Body):
     """The body of `POST /v1/embeddings`."""
 
     model: str | None = None

@@ -105,13 +105,16 @@ def test_what_does_not_work_is_told_and_kept(bench: Bench) -> None:
     skipped = [result for result in run.results if result.status == "skipped"]
     assert [result.error for result in skipped] == ["completions cannot be translated to messages"]
 
+    (translated,) = [result for result in run.results if result.status == "done"]
+    assert (translated.target, translated.tool_calls) == ("up/echo,api=messages", (("weather", "{}"),))
+
     # A limit is kept: a call of this target costs dollars by the token.
     out = bench("--target", "up/dear", "--max-cost", "0.5", code=1)
     assert "stopped before more than $0.5 were spent" in out
     assert not [each for each in bench.calls() if each["model"] == "dear"]
 
     listed = bench("list")
-    assert "up/dear" in listed and "3 failed, 1 skipped" in listed and "(not ended)" in listed
+    assert "up/dear" in listed and "1 done, 2 failed, 1 skipped" in listed and "(not ended)" in listed
     bench("rm", "--yes", run.id)
     assert bench.query("select count(*) from llmproxy_bench_results where run_id = ?", run.id) == [(0,)]
     assert "no run begins with" in bench("show", run.id, code=1)

@@ -192,12 +192,13 @@ def test_tokens_as_prompts_and_inputs() -> None:
 
 KEYS = """model messages stream n stop max_tokens tools tool_choice response_format mock prompt input role content type
 text function name parameters json_schema schema answer chunks status error tool_calls usage arguments""".split()
+OTHER_APIS = ("/v1/responses", "/v1/messages", "/v1/messages/count_tokens")
 JSON = st.recursive(
     st.none()
     | st.booleans()
     | st.integers(-3, 3)
     | st.floats()
-    | st.sampled_from(["user", "function", "Hi", "\ud800"]),
+    | st.sampled_from(["user", "function", "Hi", "\ud800", "tool_result", "text", "tool", "json_schema"]),
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from(KEYS), inner, max_size=4),
     max_leaves=20,
 )
@@ -206,16 +207,27 @@ JSON = st.recursive(
 @given(
     st.dictionaries(st.sampled_from(KEYS), JSON),
     st.booleans(),
-    st.sampled_from(["/v1/chat/completions", "/v1/completions", "/v1/embeddings"]),
+    st.sampled_from(["/v1/chat/completions", "/v1/completions", "/v1/embeddings", *OTHER_APIS]),
 )
 def test_nothing_breaks_it(body: dict[str, Any], has_messages: bool, path: str) -> None:
-    response = ask(body | ({"messages": HI, "prompt": "a", "input": "a"} if has_messages else {}), path)
+    whole = {"messages": HI, "prompt": "a", "input": "a", "max_tokens": 9}
+    response = ask(body | (whole if has_messages else {}), path)
     assert 200 <= response.status <= 599 and response.pieces
 
 
+@given(st.dictionaries(st.sampled_from(KEYS), JSON), st.sampled_from(OTHER_APIS))
+def test_nothing_in_a_message_breaks_the_other_apis(inside: dict[str, Any], path: str) -> None:
+    kinds = ("message", "function_call_output", "tool_result", "tool_use", "image")
+    items = [{"role": "user", "content": "Hi"}, *({"type": kind, **inside} for kind in kinds)]
+    said = [{"role": "user", "content": [{"type": kind, **inside} for kind in kinds]}]
+    response = ask({"input": items, "messages": said, "max_tokens": 9, "tools": [{"type": "custom", **inside}]}, path)
+    assert response.status in (200, 400) and response.pieces
+
+
+@pytest.mark.parametrize("path", ["/v1/chat/completions", *OTHER_APIS])
 @pytest.mark.parametrize("depth", range(100, 1000, 50))
 @pytest.mark.parametrize("key", ["usage", "arguments", "schema", "content"])
-def test_no_depth_breaks_it(depth: int, key: str) -> None:
+def test_no_depth_breaks_it(depth: int, key: str, path: str) -> None:
     deep = '{"properties": {"a": ' * depth + "1" + "}}" * depth
     script = f'"mock": {{"usage": {deep}}}'
     if key == "arguments":
@@ -224,5 +236,6 @@ def test_no_depth_breaks_it(depth: int, key: str) -> None:
         script = f'"response_format": {{"type": "json_schema", "json_schema": {{"schema": {deep}}}}}'
     if key == "content":
         script = f'"mock": {deep}'
-    response = ask(f'{{"messages": [{{"role": "user", "content": "Hi"}}], {script}}}'.encode())
+    said = '[{"role": "user", "content": "Hi"}]'
+    response = ask(f'{{"messages": {said}, "input": {said}, "max_tokens": 9, {script}}}'.encode(), path)
     assert response.status in (200, 400)

@@ -11,8 +11,6 @@ citations one block of bullets at the end. There is no `usage`: the service tell
 could not be understood, the last chunk, or the whole answer, says so: `"llmproxy": {"skipped_lines": 2}`.
 """
 
-import time
-import uuid
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
 from contextlib import aclosing, asynccontextmanager
 from typing import Any
@@ -23,15 +21,12 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
-from starlette.types import ASGIApp, Receive, Scope, Send
+from starlette.types import ASGIApp
 
-from llmproxy.errors import ResponseCut
-from llmproxy.inprocess.connected import ClientGone, while_connected
+from llmproxy.inprocess.completion_response import CompletionResponse
 from llmproxy.inprocess.foreign_service import Service, ServiceError, service_request
 from llmproxy.inprocess.foreign_settings import Options
 from llmproxy.inprocess.openai_objects import (
-    DONE,
-    Head,
     JsonObject,
     chat_choice,
     chat_completion,
@@ -114,59 +109,34 @@ def last_question(messages: Sequence[Mapping[str, Any]]) -> str:
     return text
 
 
-class _Answer(Response):
-    """The chat completion, sent while the service answers.
+class _Answer(CompletionResponse):
+    """The chat completion, sent while the service answers."""
 
-    The head waits for the service's first event: until then what goes wrong is a 502.
-    """
+    failures = (ServiceError,)
 
     def __init__(self, service: Service, options: Options, *, stream: bool) -> None:
+        super().__init__(options.model, stream=stream)
         self._service = service
         self._options = options
-        self._stream = stream
-        self._head = Head(f"chatcmpl-{uuid.uuid4().hex}", int(time.time()), options.model)
         self._words = 0
         self._citations: dict[str, None] = {}  # in their order, each once
-        self.background = None
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        sending = self._send_stream(send) if self._stream else self._send_whole(scope, receive, send)
-        try:
-            await while_connected(sending, receive)
-        except ClientGone:
-            pass
-
-    async def _send_whole(self, scope: Scope, receive: Receive, send: Send) -> None:
+    async def whole(self) -> JsonObject:
         async with aclosing(self._contents()) as contents:
             content = "".join([text async for texts in contents for text in texts])
         message = {"role": "assistant", "content": content, "refusal": None}
-        item = chat_completion(self._head, [chat_choice(0, message, "stop")], **self._note())
-        await JSONResponse(item)(scope, receive, send)
+        return chat_completion(self._head, [chat_choice(0, message, "stop")], **self._note())
 
-    async def _send_stream(self, send: Send) -> None:
-        started = False
+    async def chunks(self) -> AsyncGenerator[list[bytes]]:
+        async with aclosing(self._contents()) as contents:
+            async for texts in contents:
+                yield [self.delta(content=text) for text in texts]
 
-        async def put(*events: bytes, more: bool = True) -> None:
-            nonlocal started
-            if not started:
-                started = True
-                headers = [(b"content-type", b"text/event-stream; charset=utf-8"), (b"cache-control", b"no-cache")]
-                await send({"type": "http.response.start", "status": 200, "headers": headers})
-                events = (self._event(role="assistant", content="", refusal=None), *events)
-            await send({"type": "http.response.body", "body": b"".join(events), "more_body": more})
+    def last_chunks(self) -> list[bytes]:
+        return [event(chat_completion_chunk(self._head, [chat_delta(0, "stop")], **self._note()))]
 
-        try:
-            async with aclosing(self._contents()) as contents:
-                async for texts in contents:
-                    await put(*[self._event(content=text) for text in texts])
-        except ServiceError as exc:
-            if not started:
-                raise
-            await put(event(_service_error(exc)))
-            # An error in the stream may go unread; a connection that breaks does not.
-            raise ResponseCut(str(exc)) from exc
-        last = chat_completion_chunk(self._head, [chat_delta(0, "stop")], **self._note())
-        await put(event(last), DONE, more=False)
+    def error(self, failure: Exception) -> JsonObject:
+        return _service_error(failure)
 
     async def _contents(self) -> AsyncGenerator[list[str]]:
         """The pieces of the answer's text as they come, and the citations at the end."""
@@ -184,14 +154,11 @@ class _Answer(Response):
         self._words += 1
         return text if self._words == 1 else self._options.separator + text
 
-    def _event(self, **delta: Any) -> bytes:
-        return event(chat_completion_chunk(self._head, [chat_delta(0, **delta)]))
-
     def _note(self) -> JsonObject:
         return {"llmproxy": {"skipped_lines": self._service.skipped}} if self._service.skipped else {}
 
 
-def _service_error(error: ServiceError) -> JsonObject:
+def _service_error(error: Exception) -> JsonObject:
     return error_object(502, str(error), code="service_failed")
 
 

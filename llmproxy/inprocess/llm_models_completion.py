@@ -1,22 +1,13 @@
 """A model's answer as a chat completion, whole or streamed."""
 
-import time
-import uuid
 from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
-from typing import Any
 
-from starlette.responses import JSONResponse, Response
-from starlette.types import Receive, Scope, Send
-
-from llmproxy.errors import ResponseCut
-from llmproxy.inprocess.connected import ClientGone, while_connected
+from llmproxy.inprocess.completion_response import CompletionResponse
 from llmproxy.inprocess.llm_models_answer import ModelFailed, NoKey
 from llmproxy.inprocess.llm_models_pieces import Finished, Piece
 from llmproxy.inprocess.llm_models_request import Call
 from llmproxy.inprocess.openai_objects import (
-    DONE,
-    Head,
     JsonObject,
     chat_choice,
     chat_completion,
@@ -27,32 +18,23 @@ from llmproxy.inprocess.openai_objects import (
 )
 
 
-class Completion(Response):
-    """The chat completion, sent while the model answers. The head waits for its first piece: until then what goes wrong
-    is told by the status."""
+class Completion(CompletionResponse):
+    """The chat completion, sent while the model answers."""
+
+    failures = (ModelFailed, NoKey)
 
     def __init__(self, call: Call, name: str, pieces: Callable[[], AsyncGenerator[Piece | Finished]]) -> None:
+        super().__init__(name, stream=call.stream)
         self._call = call
         self._pieces = pieces
-        self._head = Head(f"chatcmpl-{uuid.uuid4().hex}", int(time.time()), name)
-        self.background = None
+        self._called = False
+        self._finished = Finished(None, None)
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        sending = self._send_stream(send) if self._call.stream else self._send_whole(scope, receive, send)
-        try:
-            await while_connected(sending, receive)
-        except ClientGone:
-            pass
-
-    async def _send_whole(self, scope: Scope, receive: Receive, send: Send) -> None:
+    async def whole(self) -> JsonObject:
         said: list[Piece] = []
-        finished = Finished(None, None)
-        async with aclosing(self._pieces()) as pieces:
+        async with aclosing(self._said()) as pieces:
             async for piece in pieces:
-                if isinstance(piece, Finished):
-                    finished = piece
-                else:
-                    said.append(piece)
+                said.append(piece)
         content = "".join(piece.text for piece in said if piece.kind == "content")
         reasoning = "".join(piece.text for piece in said if piece.kind == "reasoning")
         calls: list[JsonObject] = []
@@ -65,45 +47,34 @@ class Completion(Response):
         message |= {"refusal": None}
         message |= {"reasoning_content": reasoning} if reasoning else {}
         message |= {"tool_calls": calls} if calls else {}
-        choice = chat_choice(0, message, "tool_calls" if calls else "stop")
-        usage = {"usage": usage} if (usage := _usage(finished)) else {}
-        await JSONResponse(chat_completion(self._head, [choice], **usage))(scope, receive, send)
+        usage = {"usage": usage} if (usage := _usage(self._finished)) else {}
+        return chat_completion(self._head, [chat_choice(0, message, self._finish_reason())], **usage)
 
-    async def _send_stream(self, send: Send) -> None:
-        started = False
-        called = False
-        finished = Finished(None, None)
+    async def chunks(self) -> AsyncGenerator[list[bytes]]:
+        async with aclosing(self._said()) as pieces:
+            async for piece in pieces:
+                yield [self.delta(**_delta(piece))]
 
-        async def put(*events: bytes, more: bool = True) -> None:
-            nonlocal started
-            if not started:
-                started = True
-                headers = [(b"content-type", b"text/event-stream; charset=utf-8"), (b"cache-control", b"no-cache")]
-                await send({"type": "http.response.start", "status": 200, "headers": headers})
-                events = (self._event(role="assistant", content="", refusal=None), *events)
-            await send({"type": "http.response.body", "body": b"".join(events), "more_body": more})
-
-        try:
-            async with aclosing(self._pieces()) as pieces:
-                async for piece in pieces:
-                    if isinstance(piece, Finished):
-                        finished = piece
-                    else:
-                        called = called or piece.kind == "call"
-                        await put(self._event(**_delta(piece)))
-        except (ModelFailed, NoKey) as exc:
-            if not started:
-                raise
-            await put(event(failure_object(exc)))
-            # An error in the stream may go unread; a connection that breaks does not.
-            raise ResponseCut(str(exc)) from exc
-        events = [event(chat_completion_chunk(self._head, [chat_delta(0, "tool_calls" if called else "stop")]))]
-        if self._call.usage_in_stream and (usage := _usage(finished)):
+    def last_chunks(self) -> list[bytes]:
+        events = [event(chat_completion_chunk(self._head, [chat_delta(0, self._finish_reason())]))]
+        if self._call.usage_in_stream and (usage := _usage(self._finished)):
             events.append(event(chat_completion_chunk(self._head, [], usage=usage)))
-        await put(*events, DONE, more=False)
+        return events
 
-    def _event(self, **delta: Any) -> bytes:
-        return event(chat_completion_chunk(self._head, [chat_delta(0, **delta)]))
+    def error(self, failure: Exception) -> JsonObject:
+        return failure_object(failure)
+
+    async def _said(self) -> AsyncGenerator[Piece]:
+        async with aclosing(self._pieces()) as pieces:
+            async for piece in pieces:
+                if isinstance(piece, Finished):
+                    self._finished = piece
+                else:
+                    self._called = self._called or piece.kind == "call"
+                    yield piece
+
+    def _finish_reason(self) -> str:
+        return "tool_calls" if self._called else "stop"
 
 
 def _call(piece: Piece) -> JsonObject:

@@ -29,7 +29,7 @@ from llmproxy.capture.tee import Tee
 from llmproxy.ingest import read
 from llmproxy.metrics import Metrics
 from llmproxy.reconstruct.sse import EventStream
-from llmproxy.store.llm_store import open_database
+from llmproxy.store.open_database import open_database
 from llmproxy.store.recorder import DatabaseRecorder
 
 T = TypeVar("T")

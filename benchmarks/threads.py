@@ -22,7 +22,7 @@ from sqlite_utils import Database
 
 from llmproxy.reconstruct.turn import Turn
 from llmproxy.store.conversation_key import conversation_keys
-from llmproxy.store.llm_store import open_database
+from llmproxy.store.open_database import open_database
 from llmproxy.store.parents import Parents, wanted
 
 LOOKUPS = 500

@@ -67,8 +67,13 @@ class Ingester:
     async def run(self, stop: asyncio.Event, *, patience: float) -> bool:
         """Follow the spool until `stop`, then drain it. Returns whether it was emptied: see `drain`."""
         pause = POLL_SECONDS
+        opened = False
         while not stop.is_set():
             try:
+                if not opened:
+                    # Before the first exchange, beside whose end `llm` may write, and migrate first.
+                    await asyncio.get_running_loop().run_in_executor(self._prompt, self._database.open)
+                    opened = True
                 await self._pass(settle=self._capture.settle)
                 pause = POLL_SECONDS
             except StoreUnavailable as exc:

@@ -11,7 +11,7 @@ from llmproxy.capture.exchange import Exchange, Outcome
 from llmproxy.config import CaptureConfig
 from llmproxy.headers import Header
 from llmproxy.ingest import read
-from llmproxy.store.llm_store import open_database
+from llmproxy.store.open_database import open_database
 from llmproxy.store.recorder import DatabaseRecorder
 from llmproxy.store.selection import parse_since
 

@@ -18,7 +18,7 @@ from pathlib import Path
 
 import httpx2
 
-from llmproxy.store.llm_store import CACHE_KIB
+from llmproxy.store.open_database import CACHE_KIB
 from tests.crash.faults import Place, kill, processes
 from tests.crash.load import Load, ask, client, upstream_handler
 from tests.crash.run import Victim, quiet

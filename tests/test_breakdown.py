@@ -13,7 +13,7 @@ from llmproxy.breakdown import break_down
 from llmproxy.breakdown_table import render, sparkline
 from llmproxy.cli import main
 from llmproxy.config import CaptureConfig, Config, PriceConfig
-from llmproxy.store.llm_store import open_database
+from llmproxy.store.open_database import open_database
 
 
 def row(number: int, **fields: Any) -> dict[str, Any]:

@@ -80,6 +80,7 @@ LLM_VALUES = ("llm.parts.", "llm.Tool", "llm.Attachment")
 KNOWS_LLM = {
     "store/llm_store.py",
     "store/log_store.py",
+    "store/open_database.py",
     "inprocess/llm_models.py",
     "inprocess/llm_models_request.py",
     "inprocess/llm_models_answer.py",

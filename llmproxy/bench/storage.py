@@ -14,7 +14,7 @@ from sqlite_utils import Database
 from llmproxy.bench.results import Check, Prompt, Result, Run, Target, Verdict
 from llmproxy.config import Config
 from llmproxy.store import bench_tables
-from llmproxy.store.llm_store import open_database
+from llmproxy.store.open_database import open_database
 
 # As long as the ingester may take for a batch on a machine that is busy.
 BUSY_SECONDS = 60

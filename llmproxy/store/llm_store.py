@@ -4,14 +4,11 @@ It uses `llm.logs`, which is not in `llm.__all__`; a test that reads back throug
 version of `llm` changes it.
 """
 
-import errno
 import hashlib
 import json
-import os
 import re
 import sqlite3
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 from condense_json import UncondenseError
@@ -21,46 +18,11 @@ from llm.models import _conversation_name
 from llm.parts import Message, TextPart
 from sqlite_utils import Database
 
-from llmproxy.capture.spool import make_folder
 from llmproxy.reconstruct.turn import Output, Turn
 from llmproxy.store.exchanges import insert, utc
 from llmproxy.store.log_store import BulkLogStore, response_text
-from llmproxy.store.tables import migrations
 
-CACHE_KIB = 48 * 1024
 _TAGGED = re.compile(r"\s*<([A-Za-z][\w-]*)>.*</\1>\s*", re.S)
-
-
-def open_database(path: Path, *, full_sync: bool = False) -> Database:
-    """The logs database, made and migrated where it must be, in WAL mode, so that readers never wait for us.
-
-    - `full_sync`: a commit survives the machine's death, not only the process's.
-
-    It may be used from several threads, one at a time. Raises `sqlite3.Error` or `OSError`.
-    """
-    make_folder(path.parent)
-    if not path.exists():
-        path.touch(mode=0o600)
-    if not os.access(path, os.W_OK):
-        # SQLite would open it all the same, and make its -wal and -shm read-only too, for as long as they live.
-        raise PermissionError(errno.EACCES, "it is read-only")
-    connection = sqlite3.connect(path, timeout=2.0, isolation_level=None, check_same_thread=False)
-    try:
-        connection.execute("pragma journal_mode = wal")
-        # Look-ups of threads jump about in the indices: more of these fit than into SQLite's 2 MB.
-        connection.execute(f"pragma cache_size = -{CACHE_KIB}")
-        connection.execute(f"pragma synchronous = {'full' if full_sync else 'normal'}")
-        db = Database(connection)
-        # In one transaction: none of `llm`'s migrations can be made again after one that was killed half-way.
-        connection.execute("begin immediate")
-        LogStore(db)
-        migrations.apply(db)
-        if connection.in_transaction:
-            connection.execute("commit")
-    except BaseException:
-        connection.close()
-        raise
-    return db
 
 
 class TurnStore:

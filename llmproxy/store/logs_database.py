@@ -7,7 +7,7 @@ from pathlib import Path
 
 from sqlite_utils import Database
 
-from llmproxy.store.llm_store import open_database
+from llmproxy.store.open_database import open_database
 
 
 class StoreUnavailable(Exception):
@@ -31,27 +31,40 @@ class LogsDatabase:
     @contextmanager
     def transaction(self) -> Iterator[Database]:
         """The open database inside a transaction that is committed at the end. Raises `StoreUnavailable`."""
-        path = self._path
-        try:
-            if self._db is None or self._file != _file(path):
-                # Removed or replaced: what would be written to the old file would be lost.
-                self.close()
-                self._db = open_database(path, full_sync=self._full_sync)
-                self._file = _file(path)
-            connection = self._db.conn
+        with self._closed_where_it_fails():
+            db = self._opened()
+            connection = db.conn
             connection.execute("begin immediate")
             try:
-                yield self._db
+                yield db
             except BaseException:
                 if connection.in_transaction:
                     connection.execute("rollback")
                 raise
             connection.execute("commit")
-            if self._file != _file(path):
+            if self._file != _file(self._path):
                 raise OSError("it was replaced while it was written")
+
+    def open(self) -> None:
+        """Make it, or migrate it, where it must be. Raises `StoreUnavailable`."""
+        with self._closed_where_it_fails():
+            self._opened()
+
+    def _opened(self) -> Database:
+        if self._db is None or self._file != _file(self._path):
+            # Removed or replaced: what would be written to the old file would be lost.
+            self.close()
+            self._db = open_database(self._path, full_sync=self._full_sync)
+            self._file = _file(self._path)
+        return self._db
+
+    @contextmanager
+    def _closed_where_it_fails(self) -> Iterator[None]:
+        try:
+            yield
         except (sqlite3.OperationalError, sqlite3.DatabaseError, OSError) as exc:
             self.close()
-            raise StoreUnavailable(f"the database {path} cannot be written: {exc}") from exc
+            raise StoreUnavailable(f"the database {self._path} cannot be written: {exc}") from exc
 
     def close(self) -> None:
         if self._db is not None:

@@ -14,7 +14,7 @@ from llmproxy.bench.storage import opened
 from llmproxy.cli import main
 from llmproxy.config import Config, load
 from llmproxy.prices import Prices
-from llmproxy.store.llm_store import open_database
+from llmproxy.store.open_database import open_database
 from tests.bench.upstream import calls
 from tests.store.conversations import Recordings
 

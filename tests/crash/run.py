@@ -11,7 +11,7 @@ from pathlib import Path
 
 import httpx2
 
-from llmproxy.store.llm_store import CACHE_KIB
+from llmproxy.store.open_database import CACHE_KIB
 from tests.crash.faults import Faults, Place, kill, processes
 from tests.crash.load import CLIENTS, READ_TIMEOUT, Load, ask, client, upstream_handler
 from tests.crash.verify import verify

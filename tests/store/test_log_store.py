@@ -18,7 +18,8 @@ from sqlite_utils import Database
 from llmproxy.reconstruct.turn import Output, Turn, Usage
 from llmproxy.store.condense import condensed
 from llmproxy.store.exchanges import utc
-from llmproxy.store.llm_store import TurnStore, open_database
+from llmproxy.store.llm_store import TurnStore
+from llmproxy.store.open_database import open_database
 
 STARTED = 1_700_000_000.0
 LONG = "It is a truth universally acknowledged, that a single man in possession of a good fortune must want a wife."

@@ -1,35 +1,104 @@
-"""The logs database is opened whatever happened to those that opened it before."""
+"""The logs database is opened whatever happened to those that opened it before, and whatever others do meanwhile."""
 
 import signal
 import subprocess
 import sys
 from pathlib import Path
 
+import pytest
 from llm.logs import LogStore
+from sqlite_utils import Database
 
-from llmproxy.store.llm_store import open_database
+from llmproxy.store.open_database import open_database
 
-KILLED_WHILE_MIGRATING = """
-import os, signal, sys
+# It runs a step of its own after each of `llm`'s migrations.
+PRELUDE = """
+import os, signal, sys, time
 from pathlib import Path
 import llm.migrations
-from llmproxy.store.llm_store import open_database
+from llm.logs import LogStore
+from sqlite_utils import Database
+from llmproxy.store.open_database import open_database
 
-for at, migration in enumerate(llm.migrations.MIGRATIONS):
-    def killed(db, migration=migration, at=at):
-        migration(db)
-        if at == 24:
-            os.kill(os.getpid(), signal.SIGKILL)
-    killed.__name__ = migration.__name__
-    llm.migrations.MIGRATIONS[at] = killed
-open_database(Path(sys.argv[1]))
+def after_each(step):
+    for at, migration in enumerate(llm.migrations.MIGRATIONS):
+        def stepped(db, migration=migration, at=at):
+            migration(db)
+            step(at)
+        stepped.__name__ = migration.__name__
+        llm.migrations.MIGRATIONS[at] = stepped
+
+def told(at):
+    if at == 20:
+        print("at work", flush=True)
+        sys.stdin.readline()
+
+def slow(at):
+    told(at)
+    if at > 20:
+        time.sleep(0.05)
+
+path = Path(sys.argv[1])
 """
+KILLED = PRELUDE + "after_each(lambda at: at == 24 and os.kill(os.getpid(), signal.SIGKILL)); open_database(path)"
+MAKES_IT_MEANWHILE = PRELUDE + "after_each(told); open_database(path)"
+LLM_MIGRATES_MEANWHILE = PRELUDE + "after_each(slow); LogStore(Database(path))"
 
 
-def test_a_process_killed_while_it_makes_the_database_spoils_nothing(tmp_path: Path) -> None:
-    path = tmp_path / "logs.db"
-    killed = subprocess.run([sys.executable, "-c", KILLED_WHILE_MIGRATING, str(path)], timeout=60)
-    assert killed.returncode == -signal.SIGKILL
+def check(path: Path) -> None:
     db = open_database(path)
     assert LogStore(db).verify() == []
     assert db["llmproxy_exchanges"].count == 0
+    assert db.journal_mode == "wal"
+    assert path.stat().st_mode & 0o777 == 0o600
+    assert {each.name for each in path.parent.iterdir()} <= {"logs.db", "logs.db-wal", "logs.db-shm"}
+
+
+@pytest.mark.parametrize("exists", [False, True])
+def test_a_process_killed_while_it_makes_the_database_spoils_nothing(tmp_path: Path, exists: bool) -> None:
+    path = tmp_path / "logs.db"
+    if exists:
+        path.touch(mode=0o600)
+    killed = subprocess.run([sys.executable, "-c", KILLED, str(path)], timeout=60)
+    assert killed.returncode == -signal.SIGKILL
+    check(path)
+
+
+def test_llm_may_make_the_database_while_we_do(tmp_path: Path) -> None:
+    path = tmp_path / "logs.db"
+    ours = at_work(MAKES_IT_MEANWHILE, path)
+    LogStore(Database(path))
+    path.chmod(0o600)
+    ours.communicate("go on\n", timeout=60)
+    assert ours.returncode == 0
+    check(path)
+
+
+def test_llm_is_let_finish_its_migrations(tmp_path: Path) -> None:
+    path = tmp_path / "logs.db"
+    path.touch(mode=0o600)
+    llms = at_work(LLM_MIGRATES_MEANWHILE, path)
+    assert llms.stdin is not None
+    llms.stdin.write("go on\n")
+    llms.stdin.flush()
+    check(path)
+    llms.communicate(timeout=60)
+    assert llms.returncode == 0
+
+
+def test_where_no_hard_links_are_it_is_made_in_its_place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(source: str, target: Path) -> None:
+        raise PermissionError(1, "Operation not permitted")
+
+    monkeypatch.setattr("os.link", refuse)
+    check(tmp_path / "logs.db")
+
+
+def at_work(program: str, path: Path) -> "subprocess.Popen[str]":
+    """A process that has begun to migrate, and goes on when it is told a line."""
+    process = subprocess.Popen(
+        [sys.executable, "-c", program, str(path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+    assert process.stdout is not None
+    assert process.stdout.readline() == "at work\n"
+    return process

@@ -6,8 +6,10 @@ was read twice is told by its id, so that it may be killed at any moment.
 The database is shared with `llm`, whose transactions read before they write: SQLite refuses such a write at once
 ("database is locked") where another process writes or has written meanwhile (SQLITE_BUSY_SNAPSHOT in
 sqlite.org/rescode.html). So transactions here are short, and an exchange is written a moment after it ended
-(`capture.settle`): `llm` writes its own record right then. Where traffic is light, a thread writes it that runs even
-where the machine is busy, because an idle one may hold the lock for seconds; where it is heavy, forwarding goes first.
+(`capture.settle`): `llm` writes its own record right then.
+
+Where traffic is light, that is done at once, however busy the machine: an idle thread would come to it late, and may
+hold the database's lock for seconds. Where it is heavy, forwarding goes first (`PromptTime`).
 """
 
 import asyncio
@@ -15,9 +17,11 @@ import logging
 import sqlite3
 import time
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
+from typing import TypeVar
 
 from sqlite_utils import Database
 
@@ -26,6 +30,7 @@ from llmproxy.capture.segment_reader import Recorded
 from llmproxy.capture.spool_reader import SpoolReader
 from llmproxy.config import CaptureConfig
 from llmproxy.hooks import Hook, call_hooks
+from llmproxy.prompt_time import SAVED_SECONDS, PromptTime, give_way
 from llmproxy.reconstruct import Reconstruction, api_of
 from llmproxy.reconstruct.turn import NotReconstructed, Turn
 from llmproxy.store.exchanges import insert, known_exchanges, utc
@@ -36,11 +41,10 @@ POLL_SECONDS = 0.1
 BATCH_EXCHANGES = 200
 BATCH_BYTES = 1024 * 1024
 TRANSACTION_SECONDS = 0.05
-# What may be written promptly: a share of one processor's time, so many seconds of it at once, and so much in one go.
-PROMPT_SHARE = 0.02
-PROMPT_SECONDS = 0.1
-PROMPT_EXCHANGES = 8
+PROMPT_BATCH_EXCHANGES = 8
 HOOK_BATCHES = 4
+
+T = TypeVar("T")
 
 logger = logging.getLogger("llmproxy.ingest")
 
@@ -49,18 +53,17 @@ class Ingester:
     """Moves what is in the spool into the database.
 
     `run` follows the spool until `stop` is set, then empties it; `drain` empties it once.
+
+    - `gives_way`: forwarding goes first.
     """
 
-    def __init__(self, capture: CaptureConfig, hooks: Sequence[Hook] = ()) -> None:
+    def __init__(self, capture: CaptureConfig, hooks: Sequence[Hook] = (), *, gives_way: bool = False) -> None:
         self._capture = capture
         self._hooks = hooks
         self._spool = SpoolReader(capture.spool_path)
-        # Started here, before its maker gives way to others: what a thread starts is as idle as itself (sched(7)).
-        self._prompt = ThreadPoolExecutor(1, "prompt")
-        self._prompt.submit(int).result()
-        self._credit = PROMPT_SECONDS
-        self._credited = time.monotonic()
         self._database = LogsDatabase(capture.database_path, full_sync=capture.fsync)
+        self._prompt_time = PromptTime(capture.spool_path) if gives_way else None
+        self._idle = ThreadPoolExecutor(1, "idle", initializer=give_way)
         self._hook_tasks: set[asyncio.Task[None]] = set()
         self.ingested = 0
 
@@ -72,9 +75,9 @@ class Ingester:
             try:
                 if not opened:
                     # Before the first exchange, beside whose end `llm` may write, and migrate first.
-                    await asyncio.get_running_loop().run_in_executor(self._prompt, self._database.open)
+                    self._database.open()
                     opened = True
-                await self._pass(settle=self._capture.settle)
+                await self._pass(self._capture.settle, stop)
                 pause = POLL_SECONDS
             except StoreUnavailable as exc:
                 if pause == POLL_SECONDS:
@@ -89,7 +92,7 @@ class Ingester:
         while True:
             before = self.ingested
             try:
-                await self._pass(settle=0)
+                await self._pass(0.0)
                 break
             except StoreUnavailable as exc:
                 if self.ingested > before:
@@ -104,60 +107,64 @@ class Ingester:
         return True
 
     def close(self) -> None:
-        self._prompt.shutdown()
+        self._idle.shutdown()
         self._database.close()
         self._spool.close()
 
-    async def _pass(self, *, settle: float) -> None:
+    async def _pass(self, settle: float, stop: asyncio.Event | None = None) -> None:
         """Ingest what has ended by now, in batches: one transaction for many exchanges where many wait."""
-        batch: list[Recorded] = []
-        size = 0
-        for recorded in self._spool.exchanges(settle):
-            batch.append(recorded)
-            size += recorded.size
-            if len(batch) >= BATCH_EXCHANGES or size >= BATCH_BYTES:
-                await self._ingest(batch)
-                batch, size = [], 0
-        await self._ingest(batch)
-
-    async def _ingest(self, batch: list[Recorded]) -> None:
-        if not batch:
+        exchanges = self._spool.exchanges(settle)
+        while not (stop and stop.is_set()) and (batch := await self._in_turn(partial(self._read, exchanges, stop))):
+            recorded = [each.recorded for each in batch]
+            try:
+                await self._in_turn(partial(self._write, batch))
+            except StoreUnavailable:
+                self._spool.put_back(recorded)
+                raise
+            self.ingested += len(batch)
+            turns = [(each.reading.turn, each.exchange) for each in batch if each.reading.turn and each.exchange]
+            if self._hooks and turns:
+                while len(self._hook_tasks) >= HOOK_BATCHES:
+                    await asyncio.wait(self._hook_tasks, return_when=asyncio.FIRST_COMPLETED)
+                task = asyncio.get_running_loop().create_task(self._call_hooks(turns, recorded))
+                self._hook_tasks.add(task)
+                task.add_done_callback(self._hook_tasks.discard)
+            else:
+                self._acknowledge(recorded)
             self._spool.save()
-            return
-        understood = [_understand(recorded) for recorded in batch]
-        try:
-            await self._store(understood)
-        except StoreUnavailable:
-            self._spool.put_back(batch)
-            raise
-        self.ingested += len(batch)
-        turns = [(each.reading.turn, each.exchange) for each in understood if each.reading.turn and each.exchange]
-        if self._hooks and turns:
-            while len(self._hook_tasks) >= HOOK_BATCHES:
-                await asyncio.wait(self._hook_tasks, return_when=asyncio.FIRST_COMPLETED)
-            task = asyncio.get_running_loop().create_task(self._call_hooks(turns, batch))
-            self._hook_tasks.add(task)
-            task.add_done_callback(self._hook_tasks.discard)
-        else:
-            self._acknowledge(batch)
         self._spool.save()
 
-    async def _store(self, batch: Sequence["_Understood"]) -> None:
-        """Write a batch: promptly, as long as that takes little of all time, and then as idly as the rest is done."""
-        loop = asyncio.get_running_loop()
-        for at in range(0, len(batch), PROMPT_EXCHANGES):
-            now = time.monotonic()
-            self._credit = min(PROMPT_SECONDS, self._credit + (now - self._credited) * PROMPT_SHARE)
-            self._credited = now
-            if self._credit <= 0:
-                self._write(batch[at:])
-                return
-            some = batch[at : at + PROMPT_EXCHANGES]
-            self._credit -= await loop.run_in_executor(self._prompt, self._write, some)
-
-    def _write(self, batch: Sequence["_Understood"]) -> float:
-        """Write a batch into the database, each exchange exactly once. Returns the seconds of CPU time that it took."""
+    async def _in_turn(self, work: Callable[[], T]) -> T:
+        """Do it at once where there is time left for that, and else in a thread that gives way to all others."""
+        prompt_time = self._prompt_time
+        if prompt_time is None:
+            return work()
+        if prompt_time.left() <= 0:
+            return await asyncio.get_running_loop().run_in_executor(self._idle, work)
         begun = time.thread_time()
+        try:
+            return work()
+        finally:
+            prompt_time.spend(time.thread_time() - begun)
+
+    def _read(self, exchanges: Iterator[Recorded], stop: asyncio.Event | None) -> "list[_Understood]":
+        """Take the next exchanges out of the spool, and understand them; none where there are no more."""
+        prompt_time = self._prompt_time
+        prompt = prompt_time is not None and prompt_time.left() > 0
+        most = PROMPT_BATCH_EXCHANGES if prompt else BATCH_EXCHANGES
+        batch: list[_Understood] = []
+        size = 0
+        for recorded in exchanges:
+            batch.append(_understand(recorded))
+            size += recorded.size
+            if len(batch) >= most or size >= BATCH_BYTES or (stop and stop.is_set()):
+                break
+            if prompt_time is not None and not prompt and prompt_time.left() > SAVED_SECONDS / 2:
+                break  # the rest need not give way
+        return batch
+
+    def _write(self, batch: Sequence["_Understood"]) -> None:
+        """Write a batch into the database, each exchange exactly once."""
         waiting = deque(batch)
         while waiting:
             with self._database.transaction() as db:
@@ -170,7 +177,6 @@ class Ingester:
                         _write_exchange(db, recorder, each)
                     if time.monotonic() > until:
                         break
-        return time.thread_time() - begun
 
     async def _call_hooks(self, turns: list[tuple[Turn, Exchange]], batch: list[Recorded]) -> None:
         for turn, exchange in turns:

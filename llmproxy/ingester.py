@@ -3,7 +3,6 @@
 import asyncio
 import json
 import logging
-import os
 import signal
 import sys
 import time
@@ -30,15 +29,6 @@ def supervise() -> int:
     return asyncio.run(_run(capture, drain=False, until_eof=True))
 
 
-def _give_way() -> None:
-    """Let this thread run only where the processor is not wanted by others: forwarding must not wait for what can be
-    caught up."""
-    if hasattr(os, "SCHED_IDLE"):
-        os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))
-    else:
-        os.nice(19)
-
-
 def follow(capture: CaptureConfig, *, drain: bool) -> int:
     """By itself. Returns the exit code."""
     return asyncio.run(_run(capture, drain=drain, until_eof=False))
@@ -56,9 +46,7 @@ async def _run(capture: CaptureConfig, *, drain: bool, until_eof: bool) -> int:
     try:
         if not await _acquire(lock, capture, stop, drain=drain):
             return 0
-        ingester = Ingester(capture, hooks)
-        if until_eof:
-            _give_way()  # not before the ingester has a thread that does not: it would be inherited for good
+        ingester = Ingester(capture, hooks, gives_way=until_eof)
         try:
             if drain:
                 emptied = await ingester.drain(patience=PATIENCE_DRAIN)

@@ -27,7 +27,7 @@ from llmproxy.server.protocol import HTTPProtocol
 from llmproxy.server.server import Server
 
 T = TypeVar("T")
-DEADLINE = 20.0
+DEADLINE = 120.0
 
 
 def eventually(probe: Callable[[], T], what: str, seconds: float = DEADLINE) -> T:
@@ -174,7 +174,7 @@ class Program:
         """Rows of the database; none while it or the table is not there."""
         if not self.database.exists():
             return []
-        connection = sqlite3.connect(f"file:{self.database}?mode=ro", uri=True, timeout=10)
+        connection = sqlite3.connect(f"file:{self.database}?mode=ro", uri=True, timeout=60)
         try:
             return connection.execute(sql, parameters).fetchall()
         except sqlite3.OperationalError as exc:

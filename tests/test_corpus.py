@@ -33,7 +33,7 @@ def recorded(tmp_path_factory: pytest.TempPathFactory) -> Any:
     with raw_upstream(Player(played)) as up:
         environment = {"LLMPROXY_UPSTREAMS": json.dumps({"up": {"base_url": f"{up.url}/v1"}})}
         with serving(home, environment=environment) as program:
-            with httpx2.Client(base_url=program.url, timeout=30) as client:
+            with httpx2.Client(base_url=program.url, timeout=60) as client:
                 for record in played:
                     send(client, record)
             program.exchanges(len(played), "id")

@@ -28,7 +28,7 @@ def forwarding(tmp_path: Path, handler: Handler, **upstream: Any) -> Iterator[tu
 
 
 def connect(proxy: InThread) -> socket.socket:
-    return socket.create_connection(("127.0.0.1", proxy.port), timeout=20)
+    return socket.create_connection(("127.0.0.1", proxy.port), timeout=60)
 
 
 def read_all(sock: socket.socket) -> bytes:
@@ -151,7 +151,7 @@ def test_each_piece_is_passed_on_before_the_next_is_sent(tmp_path: Path) -> None
         for number in range(20):
             piece = b"data: %d\n\n" % number
             connection.send(b"%x\r\n%b\r\n" % (len(piece), piece))
-            assert seen.acquire(timeout=10), "the client did not get the piece"
+            assert seen.acquire(timeout=60), "the client did not get the piece"
         connection.send(b"0\r\n\r\n")
         return True
 
@@ -228,7 +228,7 @@ def test_request_bodies_stream_up(tmp_path: Path) -> None:
     def body() -> Iterator[bytes]:
         for number in range(5):
             yield b"piece %d" % number
-            assert arrived.acquire(timeout=10), "the upstream did not get the piece"
+            assert arrived.acquire(timeout=60), "the upstream did not get the piece"
 
     with socket.create_server(("127.0.0.1", 0)) as listener:
         thread = threading.Thread(target=serve, args=(listener,), daemon=True)
@@ -392,7 +392,7 @@ def test_a_pooled_connection_that_the_upstream_closed_is_not_used(tmp_path: Path
 
     def handler(connection: Connection, request: RawRequest) -> bool:
         connection.send(answer(b"x"))
-        assert may_close.acquire(timeout=10)
+        assert may_close.acquire(timeout=60)
         connection.sock.shutdown(socket.SHUT_RDWR)
         closed.release()
         return False
@@ -401,7 +401,7 @@ def test_a_pooled_connection_that_the_upstream_closed_is_not_used(tmp_path: Path
         for number in range(1, 4):
             assert httpx2.get(f"{proxy.url}/v1/{number}").status_code == 200
             may_close.release()
-            assert closed.acquire(timeout=10)
+            assert closed.acquire(timeout=60)
         assert up.connections == 3
 
 
@@ -427,7 +427,7 @@ def test_200_streams_at_once(tmp_path: Path) -> None:
     results: dict[int, bytes] = {}
 
     def client(number: int, url: str) -> None:
-        results[number] = httpx2.post(url, content=b"stream-%d" % number, timeout=30).content
+        results[number] = httpx2.post(url, content=b"stream-%d" % number, timeout=60).content
 
     with forwarding(tmp_path, handler) as (proxy, _):
         url = f"{proxy.url}/v1/chat/completions"

@@ -126,7 +126,7 @@ def test_a_refused_request_with_a_body_breaks_nothing(tmp_path: Path, framing: s
         data = head + more + b"Content-Length: %d\r\n\r\n%b" % (len(body), body)
     with raw_upstream(lambda c, r: c.send(answer(b"x"))) as up:
         with proxy_in_thread(tmp_path, upstreams={"up": {"base_url": f"{up.url}/v1"}}) as proxy:
-            with socket.create_connection(("127.0.0.1", proxy.port), timeout=20) as sock:
+            with socket.create_connection(("127.0.0.1", proxy.port), timeout=60) as sock:
                 sock.sendall(data + b"GET /v1/next HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
                 got = b""
                 try:

@@ -34,7 +34,7 @@ LAYERS: list[dict[str, set[str]]] = [
         "inprocess": set(),
         "export": set(),
     },
-    {"forward": set(), "store": set(), "ask": set(), "hooks": set(), "preflight": set()},
+    {"forward": set(), "store": set(), "ask": set(), "hooks": set(), "preflight": set(), "prompt_time": set()},
     {
         "guard": set(),
         "upstreams": {"transports"},

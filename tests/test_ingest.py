@@ -5,7 +5,8 @@ import errno
 import json
 import os
 import sqlite3
-from collections.abc import Callable, Iterator
+import threading
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -95,6 +96,38 @@ def test_what_is_read_twice_is_written_once(tmp_path: Path) -> None:
     assert rows(settings, "select count(*) from llmproxy_exchanges") == [(2,)]
     assert rows(settings, "select count(*) from turns") == [(2,)]
     assert list(settings.spool_path.glob("*.spool")) == []
+
+
+def test_more_than_there_is_time_for_gives_way_and_is_written_all_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    threads = set()
+    write = Ingester._write
+
+    def seen(ingester: Ingester, batch: Sequence[Any]) -> None:
+        threads.add(threading.current_thread().name)
+        write(ingester, batch)
+
+    monkeypatch.setattr(Ingester, "_write", seen)
+    settings = capture(tmp_path)
+    texts = [f"question {number}" for number in range(600)]
+    recorded(settings, *texts)
+
+    async def run() -> None:
+        ingester = Ingester(settings, gives_way=True)
+        stop = asyncio.Event()
+        async with asyncio.TaskGroup() as group:
+            running = group.create_task(ingester.run(stop, patience=5.0))
+            while ingester.ingested < len(texts):
+                await asyncio.sleep(0.01)
+            stop.set()
+        assert running.result()
+        ingester.close()
+
+    asyncio.run(run())
+    assert len(threads) == 2
+    written = rows(settings, "select text from parts where text like 'question %' order by id")
+    assert written == [(text,) for text in texts]
 
 
 def test_what_is_in_flight_is_left_alone_until_its_writer_is_gone(tmp_path: Path) -> None:

@@ -43,7 +43,7 @@ async def echo(scope: Any, receive: Any, send: Any) -> None:
 
 @contextmanager
 def connected(app: Any, **settings: Any) -> Iterator[socket.socket]:
-    with app_in_thread(app, **settings) as port, socket.create_connection(("127.0.0.1", port), timeout=20) as sock:
+    with app_in_thread(app, **settings) as port, socket.create_connection(("127.0.0.1", port), timeout=60) as sock:
         yield sock
 
 
@@ -196,9 +196,9 @@ REFUSED: list[tuple[bytes, int]] = [
 
 
 def test_what_is_no_request_is_refused_and_the_neighbour_is_served() -> None:
-    with app_in_thread(echo) as port, socket.create_connection(("127.0.0.1", port), timeout=20) as neighbour:
+    with app_in_thread(echo) as port, socket.create_connection(("127.0.0.1", port), timeout=60) as neighbour:
         for rubbish, status in REFUSED:
-            with socket.create_connection(("127.0.0.1", port), timeout=20) as sock:
+            with socket.create_connection(("127.0.0.1", port), timeout=60) as sock:
                 try:
                     sock.sendall(rubbish)
                 except ConnectionError:
@@ -464,10 +464,10 @@ def test_the_app_serves_and_notices_a_disconnect_under_any_server(tmp_path: Path
             )
         )
         with app_in_thread(app, http=http) as port:
-            with socket.create_connection(("127.0.0.1", port), timeout=20) as sock:
+            with socket.create_connection(("127.0.0.1", port), timeout=60) as sock:
                 sock.sendall(b"POST /v1/x HTTP/1.1\r\nHost: localhost\r\nContent-Length: 4\r\n\r\nbody")
                 assert read_until(sock, b"body").startswith(b"HTTP/1.1 200 ")
-            with socket.create_connection(("127.0.0.1", port), timeout=20) as sock:
+            with socket.create_connection(("127.0.0.1", port), timeout=60) as sock:
                 sock.sendall(b"POST /v1/slow HTTP/1.1\r\nHost: localhost\r\nContent-Length: 4\r\n\r\nbody")
                 eventually(lambda: len(up.requests) == 2, "the request upstream")
             eventually(lambda: app.metrics.exchanges[("up", "client_gone", 0)] == 1, "the end")

@@ -266,7 +266,7 @@ def test_two_servers_and_a_drain_share_one_spool(tmp_path: Path) -> None:
             "stream": True,
             "mock": {"answer": "a b c", "chunk_delay": 0.5},
         }
-        with httpx2.stream("POST", f"{two.url}/v1/chat/completions", json=slow, timeout=30) as response:
+        with httpx2.stream("POST", f"{two.url}/v1/chat/completions", json=slow, timeout=60) as response:
             for program in (one, two):
                 request = {"messages": [{"role": "user", "content": "quick"}]}
                 assert httpx2.post(f"{program.url}/v1/chat/completions", json=request).status_code == 200
@@ -301,7 +301,7 @@ def test_workers_serve_and_are_replaced(tmp_path: Path) -> None:
         def ask(text: str) -> int:
             request = {"messages": [{"role": "user", "content": text}]}
             try:
-                return httpx2.post(f"{program.url}/v1/chat/completions", json=request, timeout=10).status_code
+                return httpx2.post(f"{program.url}/v1/chat/completions", json=request, timeout=60).status_code
             except httpx2.TransportError:
                 return 0
 
@@ -323,7 +323,7 @@ def test_streams_in_flight_have_a_grace_at_the_end(tmp_path: Path) -> None:
             "stream": True,
             "mock": {"answer": "one two three four", "chunk_delay": 0.2},
         }
-        with httpx2.stream("POST", f"{program.url}/v1/chat/completions", json=request, timeout=30) as response:
+        with httpx2.stream("POST", f"{program.url}/v1/chat/completions", json=request, timeout=60) as response:
             pieces = response.iter_raw()
             got = next(pieces)
             program.process.send_signal(signal.SIGTERM)
@@ -336,7 +336,7 @@ def test_streams_in_flight_have_a_grace_at_the_end(tmp_path: Path) -> None:
 def test_after_the_grace_streams_are_cut_and_recorded(tmp_path: Path) -> None:
     with serving(tmp_path, *MOCK, environment={"LLMPROXY_SHUTDOWN_GRACE": "0.3"}) as program:
         request = {"messages": [{"role": "user", "content": "x"}], "stream": True, "mock": {"chunk_delay": 60}}
-        with httpx2.stream("POST", f"{program.url}/v1/chat/completions", json=request, timeout=30) as response:
+        with httpx2.stream("POST", f"{program.url}/v1/chat/completions", json=request, timeout=60) as response:
             pieces = response.iter_raw()
             next(pieces)
             program.process.send_signal(signal.SIGTERM)
@@ -349,7 +349,7 @@ def test_after_the_grace_streams_are_cut_and_recorded(tmp_path: Path) -> None:
 def test_a_second_signal_ends_at_once(tmp_path: Path) -> None:
     with serving(tmp_path, *MOCK, environment={"LLMPROXY_SHUTDOWN_GRACE": "600"}) as program:
         request = {"messages": [{"role": "user", "content": "x"}], "stream": True, "mock": {"chunk_delay": 60}}
-        with httpx2.stream("POST", f"{program.url}/v1/chat/completions", json=request, timeout=30) as response:
+        with httpx2.stream("POST", f"{program.url}/v1/chat/completions", json=request, timeout=60) as response:
             pieces = response.iter_raw()
             next(pieces)
             program.process.send_signal(signal.SIGINT)
@@ -514,7 +514,7 @@ def test_a_signal_to_all_processes_at_once_keeps_the_grace(tmp_path: Path, signa
             "stream": True,
             "mock": {"answer": "one two three four", "chunk_delay": delay},
         }
-        with httpx2.stream("POST", f"{program.url}/v1/chat/completions", json=request, timeout=30) as response:
+        with httpx2.stream("POST", f"{program.url}/v1/chat/completions", json=request, timeout=60) as response:
             pieces = response.iter_raw()
             got = next(pieces)
             for pid in [program.process.pid, *children(program.process.pid)]:

@@ -44,7 +44,7 @@ class Chat:
     api = "chat.completions"
 
     def __init__(self, url: str) -> None:
-        self.client: Any = openai.OpenAI(base_url=f"{url}/v1", api_key="any", max_retries=0, timeout=20)
+        self.client: Any = openai.OpenAI(base_url=f"{url}/v1", api_key="any", max_retries=0, timeout=60)
 
     def ask(self, text: str = "Hi", *, after: Said | None = None, stream: bool = False, **wanted: Any) -> Said:
         messages: list[Any] = [{"role": "system", "content": SYSTEM}, {"role": "user", "content": text}]
@@ -84,7 +84,7 @@ class Responses:
     api = "responses"
 
     def __init__(self, url: str) -> None:
-        self.client: Any = openai.OpenAI(base_url=f"{url}/v1", api_key="any", max_retries=0, timeout=20)
+        self.client: Any = openai.OpenAI(base_url=f"{url}/v1", api_key="any", max_retries=0, timeout=60)
 
     def ask(self, text: str = "Hi", *, after: Said | None = None, stream: bool = False, **wanted: Any) -> Said:
         items: list[Any] = [{"role": "user", "content": text}]
@@ -125,7 +125,7 @@ class Messages:
     api = "messages"
 
     def __init__(self, url: str) -> None:
-        self.client: Any = anthropic.Anthropic(base_url=url, api_key="any", max_retries=0, timeout=20)
+        self.client: Any = anthropic.Anthropic(base_url=url, api_key="any", max_retries=0, timeout=60)
 
     def ask(self, text: str = "Hi", *, after: Said | None = None, stream: bool = False, **wanted: Any) -> Said:
         messages: list[Any] = [{"role": "user", "content": text}]

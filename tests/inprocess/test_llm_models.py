@@ -205,7 +205,7 @@ def client(tmp_path: Path, **options: Any) -> Iterator[tuple[openai.OpenAI, InTh
     upstream = {"app": APP, "options": options}
     with (
         proxy_in_thread(tmp_path, upstreams={"llm": upstream}) as proxy,
-        openai.OpenAI(base_url=f"{proxy.url}/v1", api_key="from-client", max_retries=0, timeout=30) as found,
+        openai.OpenAI(base_url=f"{proxy.url}/v1", api_key="from-client", max_retries=0, timeout=60) as found,
     ):
         yield found, proxy
 

@@ -41,7 +41,7 @@ TOOL: Any = {
 def mock(**options: Any) -> Iterator[tuple[openai.OpenAI, str]]:
     with app_in_thread(create_app(FAST | options)) as port:
         url = f"http://127.0.0.1:{port}"
-        with openai.OpenAI(base_url=f"{url}/v1", api_key="any", max_retries=0, timeout=20) as client:
+        with openai.OpenAI(base_url=f"{url}/v1", api_key="any", max_retries=0, timeout=60) as client:
             yield client, url
 
 

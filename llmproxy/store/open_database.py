@@ -21,6 +21,8 @@ from llmproxy.capture.spool import make_folder
 from llmproxy.store.tables import migrations
 
 CACHE_KIB = 48 * 1024
+# The last page of each large row is half empty, and `llm` has sixty tables and indices that begin with a page each.
+PAGE_BYTES = 2048
 # Who has not gone on with migrating for so long was killed, and who goes on for so long is not migrating.
 STILL_SECONDS = 0.5
 PATIENCE_SECONDS = 5.0
@@ -55,6 +57,7 @@ def open_database(path: Path, *, full_sync: bool = False) -> Database:
 
 def _make(path: Path) -> None:
     with closing(sqlite3.connect(":memory:", isolation_level=None)) as memory:
+        memory.execute(f"pragma page_size = {PAGE_BYTES}")
         content = _migrated(memory).conn.serialize()
     with NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}-") as file:
         file.write(content)

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 import llmproxy.ingest
+import llmproxy.prompt_time
 from llmproxy.capture.exchange import Exchange
 from llmproxy.capture.spool import SpoolWriter
 from llmproxy.capture.spool_lock import SpoolLock
@@ -101,6 +102,9 @@ def test_what_is_read_twice_is_written_once(tmp_path: Path) -> None:
 def test_more_than_there_is_time_for_gives_way_and_is_written_all_the_same(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    for share in ("SHARE_BUSY", "SHARE_QUIET"):
+        monkeypatch.setattr(llmproxy.prompt_time, share, 0.0)
+    monkeypatch.setattr(llmproxy.prompt_time, "SAVED_SECONDS", 0.01)
     threads = set()
     write = Ingester._write
 

@@ -103,7 +103,7 @@ def test_conversations_at_the_same_time_refer_each_to_its_own(tmp_path: Path) ->
     edits=st.lists(st.integers(0, 150_000), min_size=8, max_size=8),
     segment_bytes=st.sampled_from([1, 100_000, 1 << 24]),
 )
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_any_bodies_in_any_pieces(
     seeds: list[int], lengths: list[int], cuts: list[list[int]], edits: list[int], segment_bytes: int
 ) -> None:

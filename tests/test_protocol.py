@@ -112,7 +112,7 @@ ANSWERS = [b"POST /a?x=%20 hello", b"POST /b? abcdefg", b"GET /c ", b"PUT /d "]
 
 
 @given(cuts=st.lists(st.integers(0, len(REQUESTS)), max_size=12), at_once=st.booleans())
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=80)
 def test_requests_however_they_are_split(cuts: list[int], at_once: bool) -> None:
     async def run() -> bytes:
         config = uvicorn.Config(echo, http=HTTPProtocol, lifespan="off")
@@ -136,7 +136,7 @@ def test_requests_however_they_are_split(cuts: list[int], at_once: bool) -> None
 
 
 @given(data=st.lists(st.sampled_from([REQUESTS[:80], b"\r\n", b"\0", b"GET / HTTP/1.1\r\n", b":", b"0", b"x" * 300])))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_no_bytes_break_the_server(data: list[bytes]) -> None:
     async def run() -> None:
         config = uvicorn.Config(echo, http=HTTPProtocol, lifespan="off")

@@ -80,7 +80,7 @@ field_value = st.binary(max_size=30).map(lambda value: bytes(byte for byte in va
     request=st.binary(max_size=300),
     pieces=st.lists(st.binary(min_size=1, max_size=300), max_size=6),
 )
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 def test_whatever_is_written_is_read(
     tmp_path_factory: pytest.TempPathFactory, path: bytes, value: bytes, request: bytes, pieces: list[bytes]
 ) -> None:

@@ -53,7 +53,7 @@ def three(tmp_path_factory: pytest.TempPathFactory) -> tuple[bytes, list[Exchang
 
 
 @given(place=st.floats(0, 1, exclude_max=True), damage=st.binary(min_size=1, max_size=30))
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 def test_damage_costs_only_the_exchanges_it_touches(
     tmp_path_factory: pytest.TempPathFactory, three: tuple[bytes, list[Exchange]], place: float, damage: bytes
 ) -> None:
@@ -139,7 +139,7 @@ def test_a_file_that_is_given_its_name_meanwhile(tmp_path: Path) -> None:
 
 
 @given(st.lists(st.tuples(st.integers(0, 2), st.booleans(), st.booleans()), max_size=40))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_what_began_after_another_ended_never_comes_before_it(
     tmp_path_factory: pytest.TempPathFactory, steps: list[tuple[int, bool, bool]]
 ) -> None:

@@ -239,13 +239,13 @@ JSON = st.recursive(
 KEYS = st.sampled_from(["type", "index", "delta", "content_block", "message", "usage", "error"])
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(st.lists(st.tuples(st.sampled_from(STREAM), st.dictionaries(KEYS, JSON, max_size=2)), max_size=8))
 def test_any_json_in_any_event(stream: list[tuple[dict[str, Any], dict[str, Any]]]) -> None:
     json.dumps(read([{**data, **odd} for data, odd in stream]).response_json)
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(JSON | st.dictionaries(st.sampled_from([*MESSAGE, "error"]), JSON))
 def test_any_json_as_body(body: Any) -> None:
     whole(body)

@@ -102,7 +102,7 @@ BLOCK = st.dictionaries(KEYS, TYPES | JSON | st.dictionaries(KEYS, TYPES | JSON)
 FIELDS = st.sampled_from(["model", "messages", "system", "tools", "output_config", "output_format"])
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(
     st.dictionaries(FIELDS, JSON | st.lists(BLOCK, max_size=3)),
     st.lists(st.lists(BLOCK, max_size=3) | JSON, max_size=3),

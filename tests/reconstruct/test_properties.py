@@ -68,7 +68,7 @@ OBJECTS = st.dictionaries(st.sampled_from(NAMES), JSON, max_size=8)
 
 
 @given(data=st.data())
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @pytest.mark.parametrize("identifier", IDS)
 def test_any_split_gives_the_same_turn(identifier: str, data: st.DataObject) -> None:
     record = fixtures()[identifier]
@@ -105,7 +105,7 @@ def assert_beginning(cut: Turn, whole: Turn) -> None:
 
 
 @given(data=st.data())
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @pytest.mark.parametrize("identifier", IDS)
 def test_any_cut_gives_a_beginning(identifier: str, data: st.DataObject) -> None:
     record = fixtures()[identifier]
@@ -143,14 +143,14 @@ def assert_storable(turn: Turn) -> None:
 
 
 @given(request=OBJECTS)
-@settings(max_examples=300, deadline=None, suppress_health_check=SLOW)
+@settings(max_examples=300, suppress_health_check=SLOW)
 @pytest.mark.parametrize("api", APIS)
 def test_any_json_as_a_request(api: Api, request: dict[str, Any]) -> None:
     survive(api, request, [(b"application/json", b"{}")])
 
 
 @given(body=st.one_of(OBJECTS, JSON))
-@settings(max_examples=300, deadline=None, suppress_health_check=SLOW)
+@settings(max_examples=300, suppress_health_check=SLOW)
 @pytest.mark.parametrize("api", APIS)
 def test_any_json_as_a_response(api: Api, body: Any) -> None:
     survive(api, {}, [(b"application/json", json.dumps(body).encode())])
@@ -163,7 +163,7 @@ def test_any_json_as_a_response(api: Api, body: Any) -> None:
         ("", {"choices": [{"delta": {"content": "\ude00"}}]}),
     ]
 )
-@settings(max_examples=300, deadline=None, suppress_health_check=SLOW)
+@settings(max_examples=300, suppress_health_check=SLOW)
 @pytest.mark.parametrize("api", APIS)
 def test_any_json_as_events(api: Api, events: list[tuple[str, Any]]) -> None:
     body = "".join(f"event: {name}\ndata: {json.dumps(data)}\n\n" for name, data in events)
@@ -171,7 +171,7 @@ def test_any_json_as_events(api: Api, events: list[tuple[str, Any]]) -> None:
 
 
 @given(values=st.lists(JSON, min_size=1, max_size=6))
-@settings(max_examples=300, deadline=None, suppress_health_check=SLOW)
+@settings(max_examples=300, suppress_health_check=SLOW)
 @pytest.mark.parametrize(
     ("api", "field"),
     [("chat.completions", "delta"), ("chat.completions", "message"), ("completions", "text")],
@@ -183,7 +183,7 @@ def test_any_json_as_what_a_choice_says(api: Api, field: str, values: list[Any])
 
 
 @given(body=st.binary(max_size=200))
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @pytest.mark.parametrize("content_type", [b"text/event-stream", b"application/json", b""])
 @pytest.mark.parametrize("coding", ["", "gzip", "deflate", "br", "zstd", "gzip, br"])
 def test_any_bytes_as_a_response(content_type: bytes, coding: str, body: bytes) -> None:

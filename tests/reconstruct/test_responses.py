@@ -230,7 +230,7 @@ JSON = st.recursive(
 KEYS = sorted({key for data in STREAM for key in data} | {"error", "summary_index"})
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(
     st.lists(st.tuples(st.sampled_from(STREAM), st.dictionaries(st.sampled_from(KEYS), JSON, max_size=2)), max_size=8)
 )
@@ -238,7 +238,7 @@ def test_any_json_in_any_event(stream: list[tuple[dict[str, Any], dict[str, Any]
     json.dumps(read([{**data, **odd} for data, odd in stream]).response_json)
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(JSON | st.dictionaries(st.sampled_from([*RESPONSE, "content"]), JSON))
 def test_any_json_as_body(body: Any) -> None:
     whole(body)

@@ -88,7 +88,7 @@ TYPES = st.sampled_from(
 ITEM = st.dictionaries(st.sampled_from(KNOWN), TYPES | JSON | st.lists(st.dictionaries(st.sampled_from(KNOWN), TYPES)))
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(
     st.dictionaries(
         st.sampled_from(["model", "input", "instructions", "tools", "text", "conversation", "previous_response_id"]),

@@ -387,7 +387,7 @@ def story() -> Recordings:
 
 
 @given(order=st.permutations(range(8)))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_the_order_of_ingesting_changes_nothing(order: list[int]) -> None:
     in_order = story()
     assert len(in_order.pending) == 8

@@ -473,7 +473,7 @@ def test_tls_is_verified(loop: str, trusted: bool) -> None:
         max_size=12,
     )
 )  # fmt: skip
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 def test_any_answer_ends_with_a_response_or_an_error_of_httpx2s(answer: list[bytes]) -> None:
     async def handler(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await head(reader)

@@ -103,7 +103,6 @@ class SpoolWriter:
         self._open: set[Segment] = set()
         self._retired: list[Segment] = []
         self._timer: asyncio.TimerHandle | None = None
-        self._waiters: list[asyncio.Future[None]] = []
         self._sync: asyncio.Task[None] | None = None
         self._next_sync: asyncio.Task[None] | None = None
 
@@ -180,23 +179,9 @@ class SpoolWriter:
     async def flushed(self, segment: Segment) -> None:
         """Write what waits, in one go with what all others have added in this step of the event loop: under load one
         write serves dozens of exchanges."""
-        if segment.exchanges < 2:
-            self.flush(segment)  # nobody to share it with
-            return
-        loop = asyncio.get_running_loop()
-        written = loop.create_future()
-        if not self._waiters:
-            loop.call_soon(self._flush_for_all)
-        self._waiters.append(written)
-        await written
-
-    def _flush_for_all(self) -> None:
-        waiters, self._waiters = self._waiters, []
-        for segment in tuple(self._open):
-            self.flush(segment)
-        for written in waiters:
-            if not written.done():
-                written.set_result(None)
+        if segment.exchanges > 1:
+            await asyncio.sleep(0)  # all of them come back in the next step, and the first one writes for all
+        self.flush(segment)
 
     async def durable(self, segment: Segment) -> None:
         """With `fsync`, wait until the disk has everything written so far. All who call while one sync runs share the

@@ -1,7 +1,7 @@
 """The tee: keeps a copy of an exchange's bytes while they pass, for the spool."""
 
 import time
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from llmproxy.capture.back_references import Body
 from llmproxy.capture.exchange import ExchangeIds, Outcome
@@ -10,8 +10,7 @@ from llmproxy.headers import REDACTED, Headers, SecretNames, redact_query
 from llmproxy.metrics import Metrics
 
 
-@dataclass(frozen=True, slots=True)
-class RequestHead:
+class RequestHead(NamedTuple):
     """What is known of a request before its body. `target` is the client's path and query, as bytes."""
 
     upstream: str
@@ -96,15 +95,14 @@ class Recording:
 
     def write_head(self, head: RequestHead) -> None:
         path, question, query = head.target.partition(b"?")
+        target = path + question + redact_query(query) if query else head.target
+        client = b"client: %b\n" % head.client.encode() if head.client is not None else b""
         # The moment that the monotonic clock counts from: the reader sorts by the sum of the two.
-        started = time.time_ns() - (time.monotonic_ns() - self._started)
+        seconds, microseconds = divmod((time.time_ns() - time.monotonic_ns() + self._started) // 1000, 1_000_000)
         lines = [
-            b"started: %d.%06d" % divmod(started // 1000, 1_000_000),
-            b"upstream: " + head.upstream.encode(),
+            b"started: %d.%06d\nupstream: %b\n%b\n%b %b HTTP/1.1"
+            % (seconds, microseconds, head.upstream.encode(), client, head.method.encode(), target)
         ]
-        if head.client is not None:
-            lines.append(b"client: " + head.client.encode())
-        lines += (b"", b"%b %b HTTP/1.1" % (head.method.encode(), path + question + redact_query(query)))
         lines += self._redacted(head.headers)
         self._append(b"request", b"\n".join(lines))
 

@@ -63,9 +63,7 @@ class HTTP1Transport(httpx2.AsyncBaseTransport):
             raise
         stream = _ResponseStream(connection, timeout.get("read"), upload)
         extensions = {"http_version": b"HTTP/1.1", "reason_phrase": connection.reason}
-        response = httpx2.Response(connection.status, stream=stream, extensions=extensions)
-        response.headers = RawHeaders(connection.headers)
-        return response
+        return _Response(connection.status, RawHeaders(connection.headers), stream, extensions)
 
     async def aclose(self) -> None:
         for pool in self._pools.values():
@@ -221,6 +219,26 @@ class _ResponseStream(httpx2.AsyncByteStream):
 
     async def __aenter__(self) -> Self:
         return self
+
+
+class _Response(httpx2.Response):
+    """A response of parts that are known to be good: httpx2's constructor makes header fields and copies each part."""
+
+    default_encoding = "utf-8"
+    next_request = None
+    is_closed = False
+    is_stream_consumed = False
+    _request = None
+    _num_bytes_downloaded = 0
+
+    def __init__(
+        self, status_code: int, headers: httpx2.Headers, stream: httpx2.AsyncByteStream, extensions: dict[str, Any]
+    ) -> None:
+        self.status_code = status_code
+        self.headers = headers
+        self.stream = stream
+        self.extensions = extensions
+        self.history = []
 
 
 def _prepare(request: httpx2.Request) -> tuple[bytes, bytes | None, bool]:

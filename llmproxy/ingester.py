@@ -24,8 +24,9 @@ logger = logging.getLogger("llmproxy.ingest")
 def supervise() -> int:
     """Under `serve`: settings are the first line of standard input, its end is the signal to drain and end."""
     capture = CaptureConfig.model_validate(json.loads(sys.stdin.buffer.readline()))
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTTOU, signal.SIG_IGN)
+    # systemd tells all processes of a service to end: we end after the server, whose streams have their grace.
+    for sig in (signal.SIGINT, signal.SIGTERM, signal.SIGTTOU):
+        signal.signal(sig, signal.SIG_IGN)
     return asyncio.run(_run(capture, drain=False, until_eof=True))
 
 
@@ -37,10 +38,16 @@ def follow(capture: CaptureConfig, *, drain: bool) -> int:
 async def _run(capture: CaptureConfig, *, drain: bool, until_eof: bool) -> int:
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
-    for sig in (signal.SIGTERM,) if until_eof else (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(sig, stop.set)
-    if until_eof:
-        loop.add_reader(sys.stdin.fileno(), stop.set)
+    if not until_eof:
+        for sig in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(sig, stop.set)
+    else:
+
+        def at_eof() -> None:
+            loop.remove_reader(sys.stdin.fileno())  # it stays readable
+            stop.set()
+
+        loop.add_reader(sys.stdin.fileno(), at_eof)
     hooks = load_hooks(capture.hooks)
     lock = SpoolLock(capture.spool_path)
     try:

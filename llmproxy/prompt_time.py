@@ -57,8 +57,8 @@ class PromptTime:
 
 def give_way() -> None:
     """Let this thread run only where the processor is not wanted by others (sched(7), SCHED_IDLE). Where the system has
-    no such class, the process is nice from now on."""
-    if hasattr(os, "SCHED_IDLE"):
+    no such class, or refuses it, the process is nice from now on."""
+    try:
         os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))
-    else:
+    except (AttributeError, OSError):  # macOS has none; containers may forbid it, and musl does not know the call
         os.nice(19)

@@ -5,8 +5,13 @@ import logging
 import subprocess
 import sys
 import threading
+import time
 
 from llmproxy.config import CaptureConfig
+
+# Seconds until it is started again; twice as many each time, where it ends soon.
+SHORTEST_PAUSE = 0.5
+LONGEST_PAUSE = 30.0
 
 logger = logging.getLogger("llmproxy")
 
@@ -20,54 +25,70 @@ class IngesterProcess:
     def __init__(self, capture: CaptureConfig) -> None:
         self._settings = json.dumps(capture.model_dump(mode="json")).encode() + b"\n"
         self._ending = threading.Event()
+        self._spawning = threading.Lock()
         self._process: subprocess.Popen[bytes] | None = None
         self._thread = threading.Thread(target=self._watch, name="ingester", daemon=True)
 
     def start(self) -> None:
-        self._process = self._spawn()
+        self._spawn()
         self._thread.start()
 
     def stop(self, patience: float) -> None:
         """Let it drain and end. After `patience` seconds it is killed: what is left stays in the spool."""
-        self._ending.set()
+        with self._spawning:
+            self._ending.set()
         process = self._process
-        if process is None:
-            return
-        assert process.stdin is not None
-        process.stdin.close()
-        try:
-            process.wait(patience)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
-        self._thread.join()
+        if process is not None:
+            assert process.stdin is not None
+            process.stdin.close()
+            try:
+                process.wait(patience)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
+        if self._thread.ident is not None:
+            self._thread.join()
 
-    def _spawn(self) -> subprocess.Popen[bytes]:
-        # A process group of its own: Ctrl-C in the terminal is for us, and the ingester ends after us. No session of
-        # its own: Linux may weigh sessions against each other before processes (sched(7), autogroup).
-        process = subprocess.Popen(
-            [sys.executable, "-m", "llmproxy", "ingest", "--supervised"],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.DEVNULL,
-            process_group=0,
-        )
-        assert process.stdin is not None
-        try:
-            process.stdin.write(self._settings)
-            process.stdin.flush()
-        except BrokenPipeError:
-            pass  # it died at once; `_watch` tells and starts another
-        return process
-
-    def _watch(self) -> None:
-        pause = 0.5
-        while True:
-            assert self._process is not None
-            code = self._process.wait()
+    def _spawn(self) -> None:
+        with self._spawning:
+            self._process = None
             if self._ending.is_set():
                 return
-            logger.error("the ingester ended with code %d; exchanges wait in the spool; starting it again", code)
+            try:
+                # A process group of its own: Ctrl-C in the terminal is for us, and the ingester ends after us. No
+                # session of its own: Linux may weigh sessions against each other before processes (sched(7),
+                # autogroup).
+                process = subprocess.Popen(
+                    [sys.executable, "-m", "llmproxy", "ingest", "--supervised"],
+                    stdin=subprocess.PIPE,
+                    stdout=subprocess.DEVNULL,
+                    process_group=0,
+                )
+            except OSError as exc:  # no memory, or too many processes, for now
+                logger.error("the ingester cannot be started: %s; exchanges wait in the spool", exc.strerror)
+                return
+            assert process.stdin is not None
+            try:
+                process.stdin.write(self._settings)
+                process.stdin.flush()
+            except BrokenPipeError:
+                pass  # it died at once; `_watch` tells and starts another
+            self._process = process
+
+    def _watch(self) -> None:
+        pause = SHORTEST_PAUSE
+        while True:
+            process, begun = self._process, time.monotonic()
+            if process is not None:
+                code = process.wait()
+                if self._ending.is_set():
+                    return
+                assert process.stdin is not None
+                process.stdin.close()
+                logger.error("the ingester ended with code %d; exchanges wait in the spool; starting it again", code)
+                if time.monotonic() - begun > LONGEST_PAUSE:
+                    pause = SHORTEST_PAUSE
             if self._ending.wait(pause):
                 return
-            pause = min(pause * 2, 30.0)
-            self._process = self._spawn()
+            pause = min(pause * 2, LONGEST_PAUSE)
+            self._spawn()

@@ -21,6 +21,7 @@ from llmproxy.capture.tee import RequestHead, Tee
 from llmproxy.config import CaptureConfig, ConfigError
 from llmproxy.hooks import Hook, load_hooks
 from llmproxy.ingest import Ingester
+from llmproxy.ingester import supervise
 from llmproxy.metrics import Metrics
 from llmproxy.reconstruct import Reconstruction
 from llmproxy.reconstruct.turn import Turn
@@ -309,3 +310,26 @@ def test_the_spools_lock_is_taken_on_a_full_disk(tmp_path: Path, monkeypatch: py
     assert lock.acquire() and not other.acquire()
     lock.close()
     other.close()
+
+
+def test_the_end_of_its_input_is_seen_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It stays readable: who looked at it again and again would leave no time for the draining."""
+    times: list[None] = []
+
+    class Counted(asyncio.Event):
+        def set(self) -> None:
+            times.append(None)
+            super().set()
+
+    settings = capture(tmp_path)
+    recorded(settings, *(f"question {number}" for number in range(50)))
+    ours, theirs = os.pipe()
+    os.write(theirs, settings.model_dump_json().encode() + b"\n")
+    os.close(theirs)
+    monkeypatch.setattr("signal.signal", lambda *arguments: None)
+    with open(ours) as stdin:
+        monkeypatch.setattr("sys.stdin", stdin)
+        monkeypatch.setattr("asyncio.Event", Counted)
+        assert supervise() == 0
+    assert len(times) == 1
+    assert rows(settings, "select count(*) from turns") == [(50,)]

@@ -1,5 +1,6 @@
 """What ingest takes of the processor at once, and what it leaves to forwarding."""
 
+import errno
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -13,6 +14,7 @@ from llmproxy.prompt_time import (
     SHARE_BUSY,
     SHARE_QUIET,
     PromptTime,
+    give_way,
 )
 
 
@@ -70,3 +72,14 @@ def test_a_segment_that_vanishes_is_no_growth(tmp_path: Path, clock: Clock) -> N
     before = time.left()
     clock.now += LOOK_SECONDS * 0.5
     assert time.left() - before == pytest.approx(LOOK_SECONDS * 0.5 * SHARE_QUIET)
+
+
+def test_where_the_system_has_no_idle_class_the_process_is_nice(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*arguments: object) -> None:
+        raise OSError(errno.ENOSYS, "Function not implemented")
+
+    niceness: list[int] = []
+    monkeypatch.setattr("os.sched_setscheduler", refuse, raising=False)
+    monkeypatch.setattr("os.nice", niceness.append)
+    give_way()
+    assert niceness == [19]

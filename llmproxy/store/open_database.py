@@ -59,6 +59,9 @@ def _make(path: Path) -> None:
     with closing(sqlite3.connect(":memory:", isolation_level=None)) as memory:
         memory.execute(f"pragma page_size = {PAGE_BYTES}")
         content = _migrated(memory).conn.serialize()
+    for left in ("-wal", "-shm", "-journal"):
+        # A removed database's: SQLite would take them for the new one's, and spoil it with them.
+        path.with_name(path.name + left).unlink(missing_ok=True)
     with NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}-") as file:
         file.write(content)
         file.flush()

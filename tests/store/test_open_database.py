@@ -86,6 +86,23 @@ def test_llm_is_let_finish_its_migrations(tmp_path: Path) -> None:
     assert llms.returncode == 0
 
 
+@pytest.mark.parametrize("checkpointed", [False, True])
+def test_what_a_removed_database_left_is_not_taken_for_the_new_ones(tmp_path: Path, checkpointed: bool) -> None:
+    path = tmp_path / "logs.db"
+    removed = open_database(path)
+    removed.table("big").insert_all({"text": "x" * 1000} for _ in range(1000))
+    if checkpointed:
+        removed.execute("pragma wal_checkpoint")
+        removed.table("big").insert({"text": "y"})
+    path.unlink()
+    new = open_database(path)
+    new.table("small").insert({"text": "z"})
+    assert new.execute("pragma integrity_check").fetchall() == [("ok",)]
+    assert not new["big"].exists()
+    assert new["small"].count == 1
+    check(path)
+
+
 def test_where_no_hard_links_are_it_is_made_in_its_place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(source: str, target: Path) -> None:
         raise PermissionError(1, "Operation not permitted")

@@ -7,8 +7,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from llm import Attachment, Tool
 from llm.logs import LogStore
-from llm.parts import AttachmentPart, Message, ReasoningPart, TextPart, ToolCallPart
+from llm.parts import AttachmentPart, Message, ReasoningPart, TextPart, ToolCallPart, ToolResultPart
 
+from llmproxy.store.captured import read_turn
 from tests.store.conversations import Recordings, assistant, call, result, system, user
 
 
@@ -353,6 +354,37 @@ def test_previous_response_id_and_conversation() -> None:
     talk.write()
     assert talk.threads() == {one: one, two: one}
     assert talk.tips()[one] == ["q", "a", "q2", "a2"]
+
+
+def test_a_message_thread_keeps_the_system_prompt_and_the_tools() -> None:
+    """As Anthropic's tool runner does it: a loop over a thread of the provider's, then the whole history again."""
+    recordings = Recordings()
+    tools = (Tool(name="get_weather", description="weather", input_schema={"type": "object"}),)
+    weather = Message("assistant", [call("toolu_01A9x", "get_weather", city="Rome")])
+    asked = [system("be kind"), user("q")]
+    sunny = Message("tool", [ToolResultPart(name="", output="Sunny", tool_call_id="toolu_01A9x")])
+    threads = {"api": "messages", "options": {"thread": {"type": "create"}}}
+    going_on = {"thread": {"type": "continue", "previous_message_id": "msg_1"}}
+    first = recordings.exchange(asked, weather, tools=tools, response_id="msg_1", **threads)
+    second = recordings.exchange(
+        [sunny], assistant("a"), api="messages", previous_response_id="msg_1", response_id="msg_2", options=going_on
+    )
+    third = recordings.exchange(
+        [*asked, weather, sunny, assistant("a"), user("q2")], assistant("a2"), tools=tools, **threads
+    )
+    lost = recordings.exchange([sunny], assistant("a"), api="messages", previous_response_id="gone", options=going_on)
+    recordings.write()
+    assert recordings.threads() == {first: first, second: first, third: first, lost: lost}
+    captured = read_turn(recordings.db.conn, second)
+    assert captured is not None
+    assert captured.whole_input
+    assert captured.tools == tools
+    assert captured.options == {}
+    assert [message.role for message in captured.input] == ["system", "user", "assistant", "tool"]
+    assert captured.input[-1].parts == [ToolResultPart("get_weather", "Sunny", "toolu_01A9x")]
+    alone = read_turn(recordings.db.conn, lost)
+    assert alone is not None
+    assert not alone.whole_input
 
 
 def test_attachments_are_part_of_the_key() -> None:

@@ -119,7 +119,7 @@ class TurnStore:
         """Make a thread, named after what the user said last, unless it is there."""
         self.db.execute(
             "insert or ignore into threads (id, name, forked_from, datetime_utc) values (?, ?, ?, ?)",
-            [thread_id, _conversation_name(_question(messages)), forked_from, utc(started)],
+            [thread_id, _conversation_name(_question(messages).strip()), forked_from, utc(started)],
         )
 
     def branch_thread(self, thread_id: str, old: str) -> None:

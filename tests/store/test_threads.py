@@ -60,10 +60,11 @@ def test_tools_that_are_sent_with_each_turn_are_named_where_a_thread_begins_or_t
 @pytest.mark.parametrize(
     ("texts", "name"),
     [
+        (["\nCurrent Task: greet"], "Current Task: greet"),
         (["hi <b>there</b>"], "hi <b>there</b>"),
         (["<system-reminder>\nx\n</system-reminder>\n", "Say where"], "Say where"),
         (["<context> x </context>"], "<context> x </context>"),
-        (["<b>bold</b>", " and plain"], " and plain"),
+        (["<b>bold</b>", " and plain"], "and plain"),
         ([], ""),
     ],
 )
@@ -129,6 +130,52 @@ ECHOES: dict[str, tuple[Message, list[Message]]] = {
         assistant("Action: f\nAction Input: {}\nObservation: 42\nThought: t"),
         [assistant("Action: f\nAction Input: {}")],
     ),
+    "a tool's input as Python writes it, and the result (LlamaIndex)": (
+        assistant('Thought: t\nAction: f\nAction Input: {"city": "Rome", "deep": [1.5, null, true]}'),
+        [
+            assistant(
+                "Thought: t\nAction: f\nAction Input: {'city': 'Rome', 'deep': [1.5, None, True]}"
+                "\nObservation: 42\nThought: (Implicit) I can answer without any more tools!\nAnswer: 42"
+            )
+        ],
+    ),
+    "calls in the text (smolagents)": (
+        assistant("I look.", call("call_36db674a2b742e4375a808c4", "get_weather", city="Rome", days=1)),
+        [
+            assistant(
+                "I look.\nCalling tools:\n[{'id': 'call_36db674a2b742e4375a808c4', 'type': 'function', 'function':"
+                " {'name': 'get_weather', 'arguments': {'city': 'Rome', 'days': 1}}}]"
+            )
+        ],
+    ),
+    "calls in the text, by what they say (smolagents)": (
+        assistant("", call("call_1", "get_weather", city="L'Aquila")),
+        [
+            assistant(
+                "Calling tools:\n[{'id': 'call_0', 'type': 'function', 'function': {'name': 'get_weather',"
+                " 'arguments': {'city': \"L'Aquila\"}}}]"
+            )
+        ],
+    ),
+    "calls that were read out of the text (smolagents)": (
+        assistant('{"name": "get_weather", "arguments": {}}'),
+        [
+            assistant(
+                "{\"name\": \"get_weather\", \"arguments\": {}}\nCalling tools:\n[{'id': '5f0c5f2e-9d1a-4b3c', 'type':"
+                " 'function', 'function': {'name': 'get_weather', 'arguments': {}}}]"
+            )
+        ],
+    ),
+    "code that ends where it was cut, and as a call (smolagents)": (
+        assistant("Thought: t\n<code>\nprint('a')\n"),
+        [
+            assistant(
+                "Thought: t\n<code>\nprint('a')\n</code>\nCalling tools:\n[{'id': 'call_1', 'type': 'function',"
+                " 'function': {'name': 'python_interpreter', 'arguments': \"print('a')\"}}]"
+            )
+        ],
+    ),
+    "no code, and yet its end (smolagents)": (assistant("no code at all"), [assistant("no code at all</code>")]),
 }
 
 
@@ -206,6 +253,16 @@ NOT_ECHOES: dict[str, tuple[Message, Message]] = {
         assistant("The log says\nObservation: 1"),
         assistant("The log says\nObservation: 2"),
     ),
+    "another input of a tool": (
+        assistant('Action: f\nAction Input: {"x": 1}'),
+        assistant("Action: f\nAction Input: {'x': 2}"),
+    ),
+    "another call in the text": (
+        assistant("", call(CALL, x=1)),
+        assistant(f"Calling tools:\n[{{'id': '{CALL_2}', 'function': {{'name': 'f', 'arguments': {{'x': 2}}}}}}]"),
+    ),
+    "a text that only begins as calls do": (assistant("a"), assistant("a\nCalling tools:\n[{'id': \\d")),
+    "calls that are no JSON": (assistant("a"), assistant("a\nCalling tools:\n[{'id': {b'x', 1j}}]")),
     "another call": (assistant("", call(CALL, x=1)), assistant("", call(CALL_2, x=2))),
     "another picture": (
         Message("assistant", [PICTURE]),

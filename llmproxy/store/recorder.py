@@ -11,6 +11,7 @@ from sqlite_utils import Database
 from llmproxy.capture.exchange import CROCKFORD, FORK_OF, Exchange
 from llmproxy.headers import get
 from llmproxy.reconstruct.arguments import call_part
+from llmproxy.reconstruct.items import last_answer_id
 from llmproxy.reconstruct.json_values import parse_object
 from llmproxy.reconstruct.turn import Turn
 from llmproxy.store.captured import read_tools
@@ -109,6 +110,7 @@ class DatabaseRecorder:
                 _turn_id(exchange.id, at),
                 answer_key(asked, input, [*output.messages, *refused]),
                 exact_key(output.messages),
+                _item_id(turn),
                 telling_ids(output.messages),
             )
             for at, output in enumerate(turn.outputs)
@@ -163,6 +165,12 @@ def _refused_call(turn: Turn) -> list[Message]:
     if call is None or not isinstance(call.get("name"), str):
         return []
     return [Message("assistant", [call_part(call["name"], call.get("arguments"), None)])]
+
+
+def _item_id(turn: Turn) -> str | None:
+    """The provider's id of what the model said last, where the API gives its items some (Responses)."""
+    response = turn.response_json if isinstance(turn.response_json, dict) else {}
+    return last_answer_id(response.get("output")) if turn.api == "responses" else None
 
 
 def whole_turn(turn: Turn, history: Sequence[Message], tools: Sequence[Tool]) -> Turn:

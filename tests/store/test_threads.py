@@ -1,6 +1,7 @@
 """Threads: which turns make one conversation, in whichever order they are ingested."""
 
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -297,6 +298,27 @@ def test_tool_call_ids_tell_equal_conversations_apart() -> None:
     recordings.write()
     threads = recordings.threads()
     assert (threads[after_one], threads[after_two]) == (one, two)
+
+
+def test_the_ids_of_items_tell_equal_conversations_apart() -> None:
+    """As the OpenAI Agents SDK sends them back, in conversations that begin alike at the same time."""
+    recordings = Recordings()
+
+    def said(item: str) -> dict[str, Any]:
+        return {"api": "responses", "response_json": {"output": [{"type": "reasoning", "id": "rs"}, message(item)]}}
+
+    def message(item: str) -> dict[str, Any]:
+        return {"type": "message", "role": "assistant", "id": item}
+
+    begun = [user("hi"), assistant("hello"), user("q")]
+    one = recordings.exchange(begun[:1], begun[1], **said("msg_1"))
+    two = recordings.exchange(begun[:1], begun[1], **said("msg_2"))
+    one_more = recordings.exchange(begun, assistant("a"), **said("msg_3"), echoed_item="msg_1")
+    two_more = recordings.exchange(begun, assistant("a"), **said("msg_4"), echoed_item="msg_2")
+    unsaid = recordings.exchange(begun, assistant("a"), **said("msg_5"))
+    recordings.write([2, 3, 0, 1, 4])
+    assert recordings.threads() == {one: one, two: two, one_more: one, two_more: two, unsaid: unsaid}
+    assert recordings.forks()[unsaid] == two
 
 
 def test_on_a_tie_the_same_session_then_the_newest() -> None:

@@ -66,7 +66,7 @@ def test_tools_that_are_sent_with_each_turn_are_named_where_a_thread_begins_or_t
         (["<system-reminder>\nx\n</system-reminder>\n", "Say where"], "Say where"),
         (["<context> x </context>"], "<context> x </context>"),
         (["<b>bold</b>", " and plain"], "and plain"),
-        ([], ""),
+        ([], "s"),
     ],
 )
 def test_a_conversation_is_named_by_the_users_words(texts: list[str], name: str) -> None:

@@ -9,7 +9,7 @@ from pydantic import ConfigDict, Field
 from typing_extensions import TypedDict
 
 from llmproxy.inprocess.openai_objects import JsonObject
-from llmproxy.inprocess.openai_request import Body, ChatRequest, Part, parse
+from llmproxy.inprocess.openai_request import BadRequest, Body, ChatRequest, Part, parse
 
 
 class _Message(TypedDict):
@@ -41,17 +41,28 @@ class _OutputConfig(Body):
     format: _Format | None = None
 
 
+class _Thread(Body):
+    type: Literal["create", "continue"]
+    previous_message_id: str | None = None
+
+
 class _CountRequest(Body):
     """The body of `POST /v1/messages/count_tokens`."""
 
     model: str | None = None
-    messages: list[_Message] = Field(min_length=1)
+    messages: list[_Message]
     system: str | list[Part] | None = None
     tools: list[_Tool] | None = None
     tool_choice: _ToolChoice | None = None
     output_config: _OutputConfig | None = None
     # Its name while it was in beta.
     output_format: _Format | None = None
+    thread: _Thread | None = None
+
+    @property
+    def goes_on(self) -> bool:
+        """Whether the provider keeps what came before, the tools included, and may have been paused."""
+        return self.thread is not None and self.thread.type == "continue"
 
 
 class _MessagesRequest(_CountRequest):
@@ -72,6 +83,8 @@ def read_count(body: JsonObject) -> ChatRequest:
 
 
 def _chat(request: _CountRequest, more: JsonObject) -> ChatRequest:
+    if not request.messages and not request.goes_on:
+        raise BadRequest("Invalid value for 'messages': there is at least one.", "messages", "invalid_value")
     messages: list[JsonObject] = []
     if request.system:
         messages.append({"role": "system", "content": _content(request.system)})
@@ -83,12 +96,14 @@ def _chat(request: _CountRequest, more: JsonObject) -> ChatRequest:
         chosen = {"type": "function", "function": {"name": choice.name or ""}}
     elif choice is not None:
         chosen = "required" if choice.type == "any" else choice.type
+    if request.goes_on and not request.tools:
+        chosen = None
     wanted = (request.output_config and request.output_config.format) or request.output_format
     return parse(
         ChatRequest,
         {
             "model": request.model,
-            "messages": messages,
+            "messages": messages or [{"role": "user", "content": ""}],
             "tools": None if request.tools is None else [_tool(tool) for tool in request.tools],
             "tool_choice": chosen,
             "parallel_tool_calls": not choice.disable_parallel_tool_use if choice is not None else None,

@@ -26,8 +26,18 @@ def read_request(body: Mapping[str, Any]) -> RequestReading:
         tools=tools,
         schema=schema,
         options=with_extras(options, extras),
+        previous_response_id=_continued(body.get("thread")),
         notes=tuple(notes),
     )
+
+
+def _continued(thread: Any) -> str | None:
+    """The response that a message thread goes on from: the request then holds only what is new, without the system
+    prompt and the tools (https://platform.claude.com/docs/en/build-with-claude/message-threads)."""
+    if not isinstance(thread, dict) or thread.get("type") != "continue":
+        return None
+    pointed_at = thread.get("previous_message_id")
+    return pointed_at if isinstance(pointed_at, str) and pointed_at else None
 
 
 def _messages(body: Mapping[str, Any], notes: Notes) -> tuple[Message, ...]:

@@ -29,6 +29,7 @@ _CALL_OUTPUTS = {
     "computer_call_output": "computer",
     "tool_search_output": "tool_search",
 }
+_ANSWERS = ("function_call", "custom_tool_call", *_CLIENT_CALLS)
 # An item's own id and status change or vanish when it is sent back (QUIRKS: half of all function calls lose theirs).
 _UNSTABLE = ("type", "id", "status")
 
@@ -43,6 +44,15 @@ def read_items(items: Iterable[Any], notes: Notes, *, default_role: str) -> tupl
         else:
             notes.add("item is not an object")
     return tuple(reader.messages)
+
+
+def last_answer_id(items: Any) -> str | None:
+    """The id of the last item that the model made, None where it has none or there is no such item."""
+    for item in reversed(items if isinstance(items, list) else []):
+        if isinstance(item, dict) and (item.get("role") == "assistant" or item.get("type") in _ANSWERS):
+            identifier = item.get("id")
+            return identifier if isinstance(identifier, str) and identifier else None
+    return None
 
 
 class _Reader:

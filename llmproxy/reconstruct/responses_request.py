@@ -6,7 +6,7 @@ from typing import Any
 from llm.parts import Message, TextPart
 
 from llmproxy.reconstruct.item_content import content_parts
-from llmproxy.reconstruct.items import read_items
+from llmproxy.reconstruct.items import last_answer_id, read_items
 from llmproxy.reconstruct.json_values import Notes
 from llmproxy.reconstruct.machine import RequestReading
 from llmproxy.reconstruct.tool_definitions import read_tools, with_extras
@@ -29,6 +29,7 @@ def read_request(body: Mapping[str, Any]) -> RequestReading:
         options=with_extras(options, extras),
         previous_response_id=_identifier(body.get("previous_response_id")),
         conversation=_identifier(body.get("conversation")),
+        echoed_item=last_answer_id(body.get("input")),
         notes=tuple(notes),
     )
 

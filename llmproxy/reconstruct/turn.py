@@ -69,6 +69,7 @@ class Turn:
     - `response_id`: the provider's id of the response.
     - `previous_response_id`, `conversation`: the request's explicit pointer at earlier turns. Where there is one,
       `input` holds only what is new.
+    - `echoed_item`: the provider's id of the last answer that the request sends back (Responses).
     - `session`: the client's own id of the session, where a header or a field carried one.
     - `stream`: the response was an event stream.
     - `finished`: the response reached its own end (a whole JSON body, a `[DONE]`, a final event).
@@ -91,6 +92,7 @@ class Turn:
     response_id: str | None = None
     previous_response_id: str | None = None
     conversation: str | None = None
+    echoed_item: str | None = None
     session: str | None = None
     stream: bool = False
     finished: bool = True

@@ -77,7 +77,10 @@ def read_turn(database: sqlite3.Connection, turn_id: str) -> CapturedTurn | None
     hashes = reader.chain(row["tip_message_hash"])
     messages = reader.messages(hashes)
     asked = len(reader.chain(row["parent_message_hash"]))
-    kept_elsewhere = row["exchange_id"] is not None and _kept_elsewhere(database, turn_id, row["response_json"])
+    options = json.loads(row["options_json"] or "{}")
+    # A pointer at what the provider kept for a while, in Messages. What it points at is in the input.
+    thread = options.pop("thread", None) if row["api"] == "messages" else None
+    kept_elsewhere = row["exchange_id"] is not None and _kept_elsewhere(database, turn_id, row["response_json"], thread)
     return CapturedTurn(
         id=turn_id,
         thread_id=row["thread_id"],
@@ -87,7 +90,7 @@ def read_turn(database: sqlite3.Connection, turn_id: str) -> CapturedTurn | None
         output=tuple(messages[hash] for hash in hashes[asked:]),
         tools=read_tools(database, turn_id),
         schema=json.loads(row["schema"]) if row["schema"] else None,
-        options=json.loads(row["options_json"] or "{}"),
+        options=options,
         input_tokens=row["input_tokens"],
         output_tokens=row["output_tokens"],
         token_details=json.loads(row["token_details"] or "{}"),
@@ -105,10 +108,12 @@ def read_turn(database: sqlite3.Connection, turn_id: str) -> CapturedTurn | None
     )
 
 
-def _kept_elsewhere(db: sqlite3.Connection, turn_id: str, response_json: str | None) -> bool:
-    """Whether the request pointed at a history that we do not have (Responses: `previous_response_id`)."""
+def _kept_elsewhere(db: sqlite3.Connection, turn_id: str, response_json: str | None, thread: Any) -> bool:
+    """Whether the request pointed at a history that we do not have (Responses: `previous_response_id`; Messages: a
+    `thread` that is continued)."""
     response = json.loads(response_json) if response_json else None
-    if not isinstance(response, dict) or not (response.get("previous_response_id") or response.get("conversation")):
+    is_response = isinstance(response, dict) and (response.get("previous_response_id") or response.get("conversation"))
+    if not is_response and not (isinstance(thread, dict) and thread.get("type") == "continue"):
         return False
     row = db.execute("select parent_turn_id from llmproxy_turns where turn_id = ?", [turn_id]).fetchone()
     return row is None or row[0] is None

@@ -18,6 +18,7 @@ from llm.models import _conversation_name
 from llm.parts import Message, TextPart
 from sqlite_utils import Database
 
+from llmproxy.parts import text_of
 from llmproxy.reconstruct.turn import Output, Turn
 from llmproxy.store.exchanges import insert, utc
 from llmproxy.store.log_store import BulkLogStore, response_text
@@ -119,7 +120,7 @@ class TurnStore:
         """Make a thread, named after what the user said last, unless it is there."""
         self.db.execute(
             "insert or ignore into threads (id, name, forked_from, datetime_utc) values (?, ?, ?, ?)",
-            [thread_id, _conversation_name(_question(messages)), forked_from, utc(started)],
+            [thread_id, _conversation_name(_question(messages).strip()), forked_from, utc(started)],
         )
 
     def branch_thread(self, thread_id: str, old: str) -> None:
@@ -207,7 +208,8 @@ def _question(messages: Sequence[Message]) -> str:
     """What the user said last.
 
     Agents put context of their own beside it, each block within a tag, such as Claude Code's `<system-reminder>` and
-    Codex's `<environment_context>`: it counts only where there is nothing else.
+    Codex's `<environment_context>`: it counts only where there is nothing else. Where the user said nothing at all,
+    what others said last does: agents that choose among agents (AutoGen's) ask with a system message alone.
     """
     context = ""
     for message in reversed(messages):
@@ -217,4 +219,4 @@ def _question(messages: Sequence[Message]) -> str:
             if said.strip():
                 return said
             context = context or "".join(texts)
-    return context
+    return context or next(filter(str.strip, (text_of([message]) for message in reversed(messages))), "")

@@ -16,6 +16,7 @@ from llm import Attachment
 from llm.parts import AttachmentPart, Message, Part, TextPart, ToolCallPart, ToolResultPart
 
 from llmproxy.parts import unparsed_arguments
+from llmproxy.store.agent_text import own_text, without_recital
 
 _WORD = re.compile("[0-9A-Za-z]{8,}")
 _SPACE = b" \t\n\r\v\f"
@@ -49,7 +50,14 @@ def answered(run: Sequence[Part]) -> tuple[list[bytes], list[bytes]]:
     without_ids: list[bytes] = []
     drawn: list[bytes] = []
     is_identified = False
+    texts: list[str] = []
+    unfolded = list(run)
     for part in run:
+        if isinstance(part, TextPart):
+            text, calls = without_recital(part.text)
+            texts.append(text)
+            unfolded += calls
+    for part in unfolded:
         if isinstance(part, ToolCallPart) and not part.server_executed:
             said = b"call" + _bytes(part.name) + b"\0" + json_bytes(_plain(_arguments(part)))
             with_ids.append(_identified(part, said))
@@ -62,10 +70,10 @@ def answered(run: Sequence[Part]) -> tuple[list[bytes], list[bytes]]:
                 is_identified = True
             elif part.attachment is not None:
                 drawn.append(b"attachment" + _content_id(part.attachment))
-    if text := _dense(_without_thoughts("".join(map(_without_observation, _texts(run))))):
-        without_ids.append(b"text" + text)
+    if said := _dense(own_text(texts)):
+        without_ids.append(b"text" + said)
         if not is_identified:
-            with_ids.append(b"text" + text)
+            with_ids.append(b"text" + said)
     if not without_ids:
         # An answer may be nothing but the provider's own tools at work (a paused turn), or what they drew: an echo may
         # name only the call.
@@ -106,20 +114,6 @@ def _text(run: Iterable[Part]) -> str:
 
 def _texts(run: Iterable[Part]) -> Iterator[str]:
     return (part.text for part in run if isinstance(part, TextPart))
-
-
-def _without_thoughts(text: str) -> str:
-    """Without `<think>…</think>`; some models' text begins within it."""
-    *thoughts, rest = text.split("</think>")
-    said = (before if opened else "" for before, opened, _ in (thought.partition("<think>") for thought in thoughts))
-    return "".join((*said, rest))
-
-
-def _without_observation(text: str) -> str:
-    """A ReAct agent's text up to the tool's result, which CrewAI adds to the text, and which LangChain cuts off where
-    the model made it up."""
-    said, observed, _ = text.partition("\nObservation:")
-    return said if observed and ("\nAction" in said or said.startswith("Action")) else text
 
 
 def _dense(text: str) -> bytes:

@@ -2,9 +2,10 @@
 
 An explicit pointer names it (`previous_response_id`, `conversation`); else it is the turn whose conversation, answer
 included, is the longest that the request's messages begin with, compared by `conversation_key`: with tool-call ids
-first, without them as fallback; on a tie one of the same session, then of the same kin (API, model, system prompt,
-tools or none), then the newest. Where the history was rewritten (compaction, an agent that cuts old messages out), the
-last tool call that the request echoes names the turn that made it.
+first, without them as fallback; on a tie the one whose answer has the id that the request sends back (Responses), then
+one of the same session, then of the same kin (API, model, system prompt, tools or none), then the newest. Where the
+history was rewritten (compaction, an agent that cuts old messages out), the last tool call that the request echoes
+names the turn that made it.
 
 Only turns that began earlier are looked at, and every look-up is one in an index.
 """
@@ -36,11 +37,12 @@ class Parent:
 
 @dataclass(frozen=True, slots=True)
 class Wanted:
-    """What a request says of its parent: the keys of its last answer, the last tool call it echoes, its session and
-    kin."""
+    """What a request says of its parent: the keys of its last answer, the id of its item, the last tool call it echoes,
+    its session and kin."""
 
     key: Key | None
     exact: bytes | None
+    item: str | None
     call: str | None
     session: str | None
     kin: bytes
@@ -52,6 +54,7 @@ def wanted(asked: ConversationKeys, input: Sequence[Message], turn: Turn) -> Wan
     return Wanted(
         key=asked.answers[-1] if asked.answers else None,
         exact=exact_key(input),
+        item=turn.echoed_item,
         call=calls[-1] if calls else None,
         session=turn.session,
         kin=_kin(turn),
@@ -101,21 +104,23 @@ class Parents:
     def _by_key(self, exchange_id: str, key: Key, wanted: Wanted) -> Parent | None:
         for column, value in (("answer_key", key.with_ids), ("answer_key_without_ids", key.without_ids)):
             rows = self._db.execute(
-                "select turn_id, exchange_id, thread_id, answer_key_without_ids, answer_exact, session, kin"
+                "select turn_id, exchange_id, thread_id, answer_key_without_ids, answer_item,"
+                " answer_exact, session, kin"
                 f" from llmproxy_turns where {column} = ? and exchange_id < ?"
                 f" order by turn_id desc limit {_CANDIDATES}",
                 [value, exchange_id],
             ).fetchall()
             if rows:
-                # Equal by one form: the other one, the answer to the letter, the session and the kin break the tie, in
-                # this order; of those left the newest.
+                # Equal by one form: the other one, the item's id, the answer to the letter, the session and the kin
+                # break the tie, in this order; of those left the newest.
                 best = max(
                     rows,
                     key=lambda row: (
                         row[3] == key.without_ids,
-                        row[4] == wanted.exact,
-                        wanted.session is not None and row[5] == wanted.session,
-                        row[6] == wanted.kin,
+                        wanted.item is not None and row[4] == wanted.item,
+                        row[5] == wanted.exact,
+                        wanted.session is not None and row[6] == wanted.session,
+                        row[7] == wanted.kin,
                     ),
                 )
                 return Parent(*best[:3])

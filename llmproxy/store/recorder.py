@@ -1,17 +1,20 @@
 """Writes exchanges into the database: each exactly once, with its turn and thread where there is one."""
 
 import hashlib
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 
-from llm.parts import Message
+from llm import Tool
+from llm.parts import Message, Part, ToolCallPart, ToolResultPart
 from sqlite_utils import Database
 
 from llmproxy.capture.exchange import CROCKFORD, FORK_OF, Exchange
 from llmproxy.headers import get
 from llmproxy.reconstruct.arguments import call_part
+from llmproxy.reconstruct.items import last_answer_id
 from llmproxy.reconstruct.json_values import parse_object
 from llmproxy.reconstruct.turn import Turn
+from llmproxy.store.captured import read_tools
 from llmproxy.store.conversation_key import answer_key, conversation_keys, exact_key
 from llmproxy.store.exchanges import REPLAY_HEADER, REPLAYED, exchange_row, insert, known_exchanges
 from llmproxy.store.llm_store import TurnStore
@@ -94,7 +97,9 @@ class DatabaseRecorder:
         if asked_again is not None:
             return self._write_fork(exchange, turn, asked_again.decode("latin-1"))
         parent = self._parents.pointed_at(exchange.id, turn)
-        input = effective_input(turn, self._turns.history(parent.turn_id)) if parent else list(turn.input)
+        if parent is not None:
+            turn = whole_turn(turn, self._turns.history(parent.turn_id), read_tools(self._db.conn, parent.turn_id))
+        input = turn.input
         asked = conversation_keys(input)
         hint = wanted(asked, input, turn)
         if parent is None:
@@ -105,6 +110,7 @@ class DatabaseRecorder:
                 _turn_id(exchange.id, at),
                 answer_key(asked, input, [*output.messages, *refused]),
                 exact_key(output.messages),
+                _item_id(turn),
                 telling_ids(output.messages),
             )
             for at, output in enumerate(turn.outputs)
@@ -161,14 +167,37 @@ def _refused_call(turn: Turn) -> list[Message]:
     return [Message("assistant", [call_part(call["name"], call.get("arguments"), None)])]
 
 
-def effective_input(turn: Turn, history: Sequence[Message]) -> list[Message]:
-    """The whole input of a request that holds only what is new: the provider prepends the `history` it kept.
+def _item_id(turn: Turn) -> str | None:
+    """The provider's id of what the model said last, where the API gives its items some (Responses)."""
+    response = turn.response_json if isinstance(turn.response_json, dict) else {}
+    return last_answer_id(response.get("output")) if turn.api == "responses" else None
 
-    Instructions are the request's own and not inherited (OpenAI, Responses: `previous_response_id`).
+
+def whole_turn(turn: Turn, history: Sequence[Message], tools: Sequence[Tool]) -> Turn:
+    """A turn whose request holds only what is new, with what the provider kept: the `history` and the `tools` of the
+    turn that it points at.
+
+    Instructions and tools are the request's own and not inherited in Responses (OpenAI: `previous_response_id`); in
+    Messages they are inherited and never the request's own (Anthropic: message threads).
     """
+    if turn.api == "messages":
+        return replace(turn, input=(*history, *_named(turn.input, history)), tools=turn.tools or tuple(tools))
     own_system = [message for message in turn.input[:1] if message.role == "system"]
     kept = [message for at, message in enumerate(history) if at > 0 or message.role != "system"]
-    return [*own_system, *kept, *turn.input[len(own_system) :]]
+    return replace(turn, input=(*own_system, *kept, *_named(turn.input[len(own_system) :], history)))
+
+
+def _named(messages: Sequence[Message], history: Sequence[Message]) -> list[Message]:
+    """Messages with the tools' names in their results, which only the calls in the `history` tell."""
+    calls = [part for message in history for part in message.parts if isinstance(part, ToolCallPart)]
+    names = {call.tool_call_id: call.name for call in calls if call.tool_call_id}
+    return [replace(message, parts=[_named_result(part, names) for part in message.parts]) for message in messages]
+
+
+def _named_result(part: Part, names: Mapping[str, str]) -> Part:
+    if not isinstance(part, ToolResultPart) or part.name:
+        return part
+    return replace(part, name=names.get(part.tool_call_id or "", ""))
 
 
 def _turn_id(exchange_id: str, at: int) -> str:
@@ -179,4 +208,4 @@ def _turn_id(exchange_id: str, at: int) -> str:
     return exchange_id[:10] + "".join(CROCKFORD[byte & 31] for byte in digest)
 
 
-__all__ = ["DatabaseRecorder", "Reading", "effective_input"]
+__all__ = ["DatabaseRecorder", "Reading", "whole_turn"]

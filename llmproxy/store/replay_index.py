@@ -12,14 +12,12 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from llm.parts import Message
-
 from llmproxy.headers import Header
 from llmproxy.reconstruct.turn import Turn
 from llmproxy.store.captured import read_tools
 from llmproxy.store.exchanges import REPLAYED
 from llmproxy.store.llm_store import TurnReader
-from llmproxy.store.recorder import effective_input
+from llmproxy.store.recorder import whole_turn
 from llmproxy.store.replay_answer import CapturedAnswer, read_answer
 from llmproxy.store.replay_question import Question, read_question
 from llmproxy.store.request_key import Asked, counting, message_digest, normal_text, request_key
@@ -179,18 +177,18 @@ class ReplayIndex:
         return self._read(row["method"], _own_path(row["path"], row["upstream"]), headers, row["request_body"])
 
     def _read(self, method: str, path: str, headers: Sequence[Header], body: bytes) -> Question:
-        return read_question(method, path, headers, body, match=self._match, input_of=self._input_of)
+        return read_question(method, path, headers, body, match=self._match, whole=self._whole)
 
-    def _input_of(self, turn: Turn) -> list[Message]:
+    def _whole(self, turn: Turn) -> Turn:
         if turn.previous_response_id is not None:
             row = self._db.execute(
-                "select tip_message_hash from turns join llmproxy_turns on turns.id = llmproxy_turns.turn_id"
+                "select turns.id, tip_message_hash from turns join llmproxy_turns on turns.id = llmproxy_turns.turn_id"
                 " where response_id = ? order by turn_id desc limit 1",
                 [turn.previous_response_id],
             ).fetchone()
             if row is not None:
-                return effective_input(turn, self._reader.conversation(row[0]))
-        return list(turn.input)
+                return whole_turn(turn, self._reader.conversation(row[1]), read_tools(self._db, row[0]))
+        return turn
 
 
 def _own_path(path: str, upstream: str) -> str:

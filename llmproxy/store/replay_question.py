@@ -9,8 +9,6 @@ from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from llm.parts import Message
-
 from llmproxy.headers import Header, redact_query
 from llmproxy.reconstruct import Reconstruction, api_of
 from llmproxy.reconstruct.decoding import ContentDecoder, codings_of
@@ -38,12 +36,12 @@ def read_question(
     body: bytes,
     *,
     match: Collection[str],
-    input_of: Callable[[Turn], Sequence[Message]],
+    whole: Callable[[Turn], Turn],
 ) -> Question:
     """What a request asks.
 
     - `path`: with its query, as an upstream is asked for it; `body`: as it was sent, maybe compressed.
-    - `match`: the options that count. `input_of`: the whole input of a turn, with what its request only points at.
+    - `match`: the options that count. `whole`: gives a turn with what its request only points at.
     """
     place, _, query = path.partition("?")
     query = redact_query(query.encode("latin-1")).decode("latin-1")
@@ -65,11 +63,11 @@ def read_question(
         said = said.replace(boundary, b"boundary") if boundary else said
         key = hashlib.blake2b(f"{method} {place}\n".encode() + said, digest_size=16).digest()
         return Question(key, api, stream, usage, place, lines)
-    messages = input_of(turn)
+    turn = whole(turn)
     model = turn.model or "unknown"  # as it is stored
     asked = Asked(api, model, turn.tools, turn.schema, counting(turn.options, match))
-    key = request_key(asked, map(message_digest, messages))
-    return Question(key, api, stream, usage, place, normal_text(asked, messages))
+    key = request_key(asked, map(message_digest, turn.input))
+    return Question(key, api, stream, usage, place, normal_text(asked, turn.input))
 
 
 def _turn(api: Any, headers: Sequence[Header], body: bytes) -> Turn | None:

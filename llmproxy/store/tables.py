@@ -125,3 +125,10 @@ def m004_ask(db: Database) -> None:
     # How a request came where not by a provider's path (`/v1/ask`), and the ids that it was asked with.
     for column in ("via", "ask_client_id", "ask_user_id"):
         db.execute(f"alter table llmproxy_exchanges add column {column} text")
+
+
+@migrations()
+def m005_items(db: Database) -> None:
+    # The provider's id of a turn's last item, and of the last one that its request sends back: among equals, the same.
+    for column in ("answer_item", "wanted_item"):
+        db.execute(f"alter table llmproxy_turns add column {column} text")

@@ -46,11 +46,13 @@ class Place:
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """One answer of an exchange, as the index keeps it: its keys, and the telling ids of the tool calls it made."""
+    """One answer of an exchange, as the index keeps it: its keys, the id of its item, and the telling ids of the tool
+    calls it made."""
 
     turn_id: str
     key: Key | None
     exact: bytes | None = None
+    item: str | None = None
     calls: Sequence[str] = ()
 
 
@@ -101,9 +103,11 @@ class Threads:
                     "answer_key": answer.key.with_ids if answer.key else None,
                     "answer_key_without_ids": answer.key.without_ids if answer.key else None,
                     "answer_exact": answer.exact,
+                    "answer_item": answer.item,
                     "wanted_key": wanted.key.with_ids if wanted.key else None,
                     "wanted_key_without_ids": wanted.key.without_ids if wanted.key else None,
                     "wanted_exact": wanted.exact,
+                    "wanted_item": wanted.item,
                     "wanted_call": wanted.call,
                     "response_id": turn.response_id,
                     "conversation": turn.conversation,
@@ -159,7 +163,8 @@ class Threads:
 
     def _adopt(self, child: str) -> None:
         row = self._db.execute(
-            "select parent_exchange_id, wanted_key, wanted_key_without_ids, wanted_exact, wanted_call, session, kin"
+            "select parent_exchange_id, wanted_key, wanted_key_without_ids, wanted_exact, wanted_item, wanted_call,"
+            " session, kin"
             " from llmproxy_turns where exchange_id = ? limit 1",
             [child],
         ).fetchone()

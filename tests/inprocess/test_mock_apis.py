@@ -145,6 +145,17 @@ def test_counted_tokens_stop_sequences_and_models_for_anthropics_client(url: str
             client.models.retrieve("other")
 
 
+def test_a_message_thread_that_goes_on_may_say_nothing_and_name_no_tools(url: str) -> None:
+    going_on = {"thread": {"type": "continue", "previous_message_id": "msg_1"}}
+    with anthropic.Anthropic(base_url=url, api_key="any", max_retries=0) as client:
+        said = client.messages.create(
+            model="mock", max_tokens=50, messages=[], tool_choice={"type": "any"}, extra_body=going_on
+        )
+        assert said.content[0].to_dict() == {"type": "text", "text": "You said: nothing"}
+        with pytest.raises(anthropic.BadRequestError, match="there is at least one"):
+            client.messages.create(model="mock", max_tokens=50, messages=[])
+
+
 def test_what_an_agent_puts_beside_the_users_words_is_not_answered(url: str) -> None:
     reminder = {"type": "text", "text": "<system-reminder>get_weather is there</system-reminder>"}
     content: Any = [

@@ -308,6 +308,27 @@ def test_a_pointer_at_an_earlier_response_is_followed(tmp_path: Path) -> None:
         assert client.post("/v1/responses", json=questions[1] | {"previous_response_id": "x"}).json()["id"] == "resp_3"
 
 
+def test_a_message_thread_is_followed(tmp_path: Path) -> None:
+    first: dict[str, Any] = {
+        "model": "m",
+        "max_tokens": 9,
+        "system": "be kind",
+        "messages": [{"role": "user", "content": "one"}],
+    }
+    first |= {"tools": [{"name": "f", "input_schema": {"type": "object"}}], "thread": {"type": "create"}}
+    with captured(tmp_path, {"up": {"app": "llmproxy.inprocess.mock:create_app"}}) as client:
+        said = client.post("/v1/messages", json=first).json()
+        more: dict[str, Any] = {"model": "m", "max_tokens": 9, "messages": [{"role": "user", "content": "more"}]}
+        more |= {"thread": {"type": "continue", "previous_message_id": said["id"]}}
+        answer = client.post("/v1/messages", json=more).json()
+    with replayed(tmp_path) as (client, _):
+        assert client.post("/v1/messages", json=more).json()["id"] == answer["id"]
+        # The same question, asked with the whole history.
+        whole = first | {"messages": [*first["messages"], {"role": "assistant", "content": said["content"]}]}
+        whole["messages"] += more["messages"]
+        assert client.post("/v1/messages", json=whole).json()["id"] == answer["id"]
+
+
 @pytest.mark.parametrize(
     ("options", "told"),
     [

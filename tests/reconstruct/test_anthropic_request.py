@@ -110,3 +110,17 @@ FIELDS = st.sampled_from(["model", "messages", "system", "tools", "output_config
 def test_any_json_in_any_field(body: dict[str, Any], contents: list[Any]) -> None:
     read_request(body)
     read_request({"messages": [{"role": "user", "content": content} for content in contents]})
+
+
+@pytest.mark.parametrize(
+    ("thread", "pointed_at"),
+    [
+        ({"type": "create"}, None),
+        ({"type": "continue", "previous_message_id": "msg_1"}, "msg_1"),
+        ({"type": "continue", "previous_message_id": 1}, None),
+        (None, None),
+        ("msg_1", None),
+    ],
+)
+def test_a_message_thread_points_at_the_response_it_continues(thread: Any, pointed_at: str | None) -> None:
+    assert read_request({"messages": [], "thread": thread}).previous_response_id == pointed_at

@@ -97,3 +97,17 @@ ITEM = st.dictionaries(st.sampled_from(KNOWN), TYPES | JSON | st.lists(st.dictio
 )
 def test_any_json_in_any_field(body: dict[str, Any]) -> None:
     read_request(body)
+
+
+@pytest.mark.parametrize(
+    ("given", "echoed"),
+    [
+        ([{"role": "assistant", "id": "msg_1"}, {"role": "user", "id": "x"}], "msg_1"),
+        ([{"role": "assistant", "id": "msg_1"}, {"type": "function_call", "id": "fc_1"}], "fc_1"),
+        ([{"role": "assistant", "id": "msg_1"}, {"type": "function_call"}], None),
+        ([{"type": "reasoning", "id": "rs_1"}, "?", {"role": "user"}], None),
+        ("hi", None),
+    ],
+)
+def test_the_id_of_the_last_answer_that_is_sent_back(given: Any, echoed: str | None) -> None:
+    assert read_request({"input": given}).echoed_item == echoed

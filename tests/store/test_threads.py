@@ -1,14 +1,16 @@
 """Threads: which turns make one conversation, in whichever order they are ingested."""
 
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from llm import Attachment, Tool
 from llm.logs import LogStore
-from llm.parts import AttachmentPart, Message, ReasoningPart, TextPart, ToolCallPart
+from llm.parts import AttachmentPart, Message, ReasoningPart, TextPart, ToolCallPart, ToolResultPart
 
+from llmproxy.store.captured import read_turn
 from tests.store.conversations import Recordings, assistant, call, result, system, user
 
 
@@ -59,11 +61,12 @@ def test_tools_that_are_sent_with_each_turn_are_named_where_a_thread_begins_or_t
 @pytest.mark.parametrize(
     ("texts", "name"),
     [
+        (["\nCurrent Task: greet"], "Current Task: greet"),
         (["hi <b>there</b>"], "hi <b>there</b>"),
         (["<system-reminder>\nx\n</system-reminder>\n", "Say where"], "Say where"),
         (["<context> x </context>"], "<context> x </context>"),
-        (["<b>bold</b>", " and plain"], " and plain"),
-        ([], ""),
+        (["<b>bold</b>", " and plain"], "and plain"),
+        ([], "s"),
     ],
 )
 def test_a_conversation_is_named_by_the_users_words(texts: list[str], name: str) -> None:
@@ -128,6 +131,52 @@ ECHOES: dict[str, tuple[Message, list[Message]]] = {
         assistant("Action: f\nAction Input: {}\nObservation: 42\nThought: t"),
         [assistant("Action: f\nAction Input: {}")],
     ),
+    "a tool's input as Python writes it, and the result (LlamaIndex)": (
+        assistant('Thought: t\nAction: f\nAction Input: {"city": "Rome", "deep": [1.5, null, true]}'),
+        [
+            assistant(
+                "Thought: t\nAction: f\nAction Input: {'city': 'Rome', 'deep': [1.5, None, True]}"
+                "\nObservation: 42\nThought: (Implicit) I can answer without any more tools!\nAnswer: 42"
+            )
+        ],
+    ),
+    "calls in the text (smolagents)": (
+        assistant("I look.", call("call_36db674a2b742e4375a808c4", "get_weather", city="Rome", days=1)),
+        [
+            assistant(
+                "I look.\nCalling tools:\n[{'id': 'call_36db674a2b742e4375a808c4', 'type': 'function', 'function':"
+                " {'name': 'get_weather', 'arguments': {'city': 'Rome', 'days': 1}}}]"
+            )
+        ],
+    ),
+    "calls in the text, by what they say (smolagents)": (
+        assistant("", call("call_1", "get_weather", city="L'Aquila")),
+        [
+            assistant(
+                "Calling tools:\n[{'id': 'call_0', 'type': 'function', 'function': {'name': 'get_weather',"
+                " 'arguments': {'city': \"L'Aquila\"}}}]"
+            )
+        ],
+    ),
+    "calls that were read out of the text (smolagents)": (
+        assistant('{"name": "get_weather", "arguments": {}}'),
+        [
+            assistant(
+                "{\"name\": \"get_weather\", \"arguments\": {}}\nCalling tools:\n[{'id': '5f0c5f2e-9d1a-4b3c', 'type':"
+                " 'function', 'function': {'name': 'get_weather', 'arguments': {}}}]"
+            )
+        ],
+    ),
+    "code that ends where it was cut, and as a call (smolagents)": (
+        assistant("Thought: t\n<code>\nprint('a')\n"),
+        [
+            assistant(
+                "Thought: t\n<code>\nprint('a')\n</code>\nCalling tools:\n[{'id': 'call_1', 'type': 'function',"
+                " 'function': {'name': 'python_interpreter', 'arguments': \"print('a')\"}}]"
+            )
+        ],
+    ),
+    "no code, and yet its end (smolagents)": (assistant("no code at all"), [assistant("no code at all</code>")]),
 }
 
 
@@ -205,6 +254,16 @@ NOT_ECHOES: dict[str, tuple[Message, Message]] = {
         assistant("The log says\nObservation: 1"),
         assistant("The log says\nObservation: 2"),
     ),
+    "another input of a tool": (
+        assistant('Action: f\nAction Input: {"x": 1}'),
+        assistant("Action: f\nAction Input: {'x': 2}"),
+    ),
+    "another call in the text": (
+        assistant("", call(CALL, x=1)),
+        assistant(f"Calling tools:\n[{{'id': '{CALL_2}', 'function': {{'name': 'f', 'arguments': {{'x': 2}}}}}}]"),
+    ),
+    "a text that only begins as calls do": (assistant("a"), assistant("a\nCalling tools:\n[{'id': \\d")),
+    "calls that are no JSON": (assistant("a"), assistant("a\nCalling tools:\n[{'id': {b'x', 1j}}]")),
     "another call": (assistant("", call(CALL, x=1)), assistant("", call(CALL_2, x=2))),
     "another picture": (
         Message("assistant", [PICTURE]),
@@ -239,6 +298,27 @@ def test_tool_call_ids_tell_equal_conversations_apart() -> None:
     recordings.write()
     threads = recordings.threads()
     assert (threads[after_one], threads[after_two]) == (one, two)
+
+
+def test_the_ids_of_items_tell_equal_conversations_apart() -> None:
+    """As the OpenAI Agents SDK sends them back, in conversations that begin alike at the same time."""
+    recordings = Recordings()
+
+    def said(item: str) -> dict[str, Any]:
+        return {"api": "responses", "response_json": {"output": [{"type": "reasoning", "id": "rs"}, message(item)]}}
+
+    def message(item: str) -> dict[str, Any]:
+        return {"type": "message", "role": "assistant", "id": item}
+
+    begun = [user("hi"), assistant("hello"), user("q")]
+    one = recordings.exchange(begun[:1], begun[1], **said("msg_1"))
+    two = recordings.exchange(begun[:1], begun[1], **said("msg_2"))
+    one_more = recordings.exchange(begun, assistant("a"), **said("msg_3"), echoed_item="msg_1")
+    two_more = recordings.exchange(begun, assistant("a"), **said("msg_4"), echoed_item="msg_2")
+    unsaid = recordings.exchange(begun, assistant("a"), **said("msg_5"))
+    recordings.write([2, 3, 0, 1, 4])
+    assert recordings.threads() == {one: one, two: two, one_more: one, two_more: two, unsaid: unsaid}
+    assert recordings.forks()[unsaid] == two
 
 
 def test_on_a_tie_the_same_session_then_the_newest() -> None:
@@ -353,6 +433,37 @@ def test_previous_response_id_and_conversation() -> None:
     talk.write()
     assert talk.threads() == {one: one, two: one}
     assert talk.tips()[one] == ["q", "a", "q2", "a2"]
+
+
+def test_a_message_thread_keeps_the_system_prompt_and_the_tools() -> None:
+    """As Anthropic's tool runner does it: a loop over a thread of the provider's, then the whole history again."""
+    recordings = Recordings()
+    tools = (Tool(name="get_weather", description="weather", input_schema={"type": "object"}),)
+    weather = Message("assistant", [call("toolu_01A9x", "get_weather", city="Rome")])
+    asked = [system("be kind"), user("q")]
+    sunny = Message("tool", [ToolResultPart(name="", output="Sunny", tool_call_id="toolu_01A9x")])
+    threads = {"api": "messages", "options": {"thread": {"type": "create"}}}
+    going_on = {"thread": {"type": "continue", "previous_message_id": "msg_1"}}
+    first = recordings.exchange(asked, weather, tools=tools, response_id="msg_1", **threads)
+    second = recordings.exchange(
+        [sunny], assistant("a"), api="messages", previous_response_id="msg_1", response_id="msg_2", options=going_on
+    )
+    third = recordings.exchange(
+        [*asked, weather, sunny, assistant("a"), user("q2")], assistant("a2"), tools=tools, **threads
+    )
+    lost = recordings.exchange([sunny], assistant("a"), api="messages", previous_response_id="gone", options=going_on)
+    recordings.write()
+    assert recordings.threads() == {first: first, second: first, third: first, lost: lost}
+    captured = read_turn(recordings.db.conn, second)
+    assert captured is not None
+    assert captured.whole_input
+    assert captured.tools == tools
+    assert captured.options == {}
+    assert [message.role for message in captured.input] == ["system", "user", "assistant", "tool"]
+    assert captured.input[-1].parts == [ToolResultPart("get_weather", "Sunny", "toolu_01A9x")]
+    alone = read_turn(recordings.db.conn, lost)
+    assert alone is not None
+    assert not alone.whole_input
 
 
 def test_attachments_are_part_of_the_key() -> None:

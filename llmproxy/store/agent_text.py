@@ -1,0 +1,87 @@
+"""An answer's text as the model wrote it, out of what agents make of it when they send it back.
+
+Seen in requests: thoughts put into the text as `<think>` (pydantic-ai and others), the tool's result added (CrewAI) or
+cut off (LangChain), a tool's input written as Python writes it (LlamaIndex), the tool calls written into the text and
+the end of a code block that the stop sequence cut off (smolagents).
+"""
+
+import ast
+import json
+import warnings
+from collections.abc import Iterable
+from typing import Any
+
+from llm.parts import ToolCallPart
+
+from llmproxy.reconstruct.arguments import call_part
+
+# Python's parser takes some hundred times the memory of what it reads.
+_READ_AS_PYTHON = 256 * 1024
+_CODE_ENDS = ("<end_code>", "</code>", "```")
+
+
+def own_text(texts: Iterable[str]) -> str:
+    """The text of an answer without what agents add to it and leave out of it."""
+    text = _without_thoughts("".join(_react(text) for text in texts)).rstrip()
+    for end in _CODE_ENDS:
+        text = text.removesuffix(end).rstrip()
+    return text
+
+
+def without_recital(text: str) -> tuple[str, list[ToolCallPart]]:
+    """A text without the tool calls that smolagents writes at its end, and the calls among them that the model made.
+
+    The others it reads out of the text itself: a piece of code, or a call written as JSON.
+    """
+    said, _, recited = text.rpartition("Calling tools:\n")
+    calls = _literal(recited) if recited.startswith("[{'id': ") else None
+    if not isinstance(calls, list):
+        return text, []
+    return said, [part for part in map(_call, calls) if part is not None and not _is_read_out(part, said)]
+
+
+def _call(recited: Any) -> ToolCallPart | None:
+    match recited:
+        case {"id": str(identifier), "function": {"name": str(name), "arguments": arguments}}:
+            return call_part(name, arguments, identifier)
+    return None
+
+
+def _is_read_out(part: ToolCallPart, said: str) -> bool:
+    is_code = part.name == "python_interpreter" and "code" not in part.arguments
+    return is_code or f'"{part.name}"' in said
+
+
+def _react(text: str) -> str:
+    """A ReAct agent's text up to the tool's result, which CrewAI adds to the text, and which LangChain cuts off where
+    the model made it up; with the tool's input in one form."""
+    said, observed, _ = text.partition("\nObservation:")
+    is_action = "\nAction" in said or said.startswith("Action")
+    if observed and is_action:
+        text = said
+    action, _, written = text.rpartition("\nAction Input:")
+    given = _literal(written) if action and is_action else None
+    return f"{action}\nAction Input:{json.dumps(given, sort_keys=True)}" if isinstance(given, dict) else text
+
+
+def _without_thoughts(text: str) -> str:
+    """Without `<think>…</think>`; some models' text begins within it."""
+    *thoughts, rest = text.split("</think>")
+    said = (before if opened else "" for before, opened, _ in (thought.partition("<think>") for thought in thoughts))
+    return "".join((*said, rest))
+
+
+def _literal(text: str) -> Any:
+    """What is written as JSON, or in Python and is nothing that JSON has not; None for neither."""
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError):
+        pass
+    if len(text) > _READ_AS_PYTHON:
+        return None
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of escapes that Python does not know
+        try:
+            return json.loads(json.dumps(ast.literal_eval(text.strip())))
+        except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
+            return None

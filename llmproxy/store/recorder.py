@@ -14,6 +14,7 @@ from llmproxy.reconstruct.json_values import parse_object
 from llmproxy.reconstruct.turn import Turn
 from llmproxy.store.conversation_key import answer_key, conversation_keys, exact_key
 from llmproxy.store.exchanges import REPLAY_HEADER, REPLAYED, exchange_row, insert, known_exchanges
+from llmproxy.store.items import Items, answered_items
 from llmproxy.store.llm_store import TurnStore
 from llmproxy.store.normal_form import telling_ids
 from llmproxy.store.parents import Parents, wanted
@@ -40,6 +41,7 @@ class DatabaseRecorder:
         self._raw = raw
         self._turns = TurnStore(db)
         self._parents = Parents(db.conn)
+        self._items = Items(db.conn)
         self._threads = Threads(db.conn, self._turns)
 
     def write(self, exchange: Exchange, reading: Reading) -> None:
@@ -94,7 +96,8 @@ class DatabaseRecorder:
         if asked_again is not None:
             return self._write_fork(exchange, turn, asked_again.decode("latin-1"))
         parent = self._parents.pointed_at(exchange.id, turn)
-        input = effective_input(turn, self._turns.history(parent.turn_id)) if parent else list(turn.input)
+        told = self._items.whole(turn, exchange.id)
+        input = effective_input(told, self._turns.history(parent.turn_id)) if parent else list(told.input)
         asked = conversation_keys(input)
         hint = wanted(asked, input, turn)
         if parent is None:
@@ -106,6 +109,7 @@ class DatabaseRecorder:
                 answer_key(asked, input, [*output.messages, *refused]),
                 exact_key(output.messages),
                 telling_ids(output.messages),
+                answered_items(turn) if at == 0 else (),
             )
             for at, output in enumerate(turn.outputs)
         ]

@@ -125,3 +125,14 @@ def m004_ask(db: Database) -> None:
     # How a request came where not by a provider's path (`/v1/ask`), and the ids that it was asked with.
     for column in ("via", "ask_client_id", "ask_user_id"):
         db.execute(f"alter table llmproxy_exchanges add column {column} text")
+
+
+@migrations()
+def m005_items(db: Database) -> None:
+    # The items of answers that later requests may name in place of sending them: see items.py.
+    db.execute(
+        "create table llmproxy_items (item_id text, turn_id text, first integer, parts integer,"
+        " primary key (item_id, turn_id)) without rowid"
+    )
+    db.execute("alter table llmproxy_turns add column wanted_item text")
+    db.execute("create index llmproxy_turns_wanted_item on llmproxy_turns(wanted_item) where wanted_item is not null")

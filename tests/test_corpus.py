@@ -12,6 +12,10 @@ import sqlite_utils
 from llm.logs import LogStore
 from llm.parts import Message, ReasoningPart, TextPart, ToolCallPart
 
+from llmproxy.reconstruct.items import read_items
+from llmproxy.reconstruct.json_values import Notes
+from llmproxy.reconstruct.turn import Turn
+from llmproxy.store.items import Items
 from tests.corpus import Player, Record, needs_corpus, records, references
 from tests.proxy import Program, serving
 from tests.raw_upstream import raw_upstream
@@ -54,6 +58,22 @@ def send(client: httpx2.Client, record: Record) -> None:
 def ids_by_record(program: Program) -> dict[str, str]:
     rows = program.query("select id, request_headers from llmproxy_exchanges")
     return {dict(json.loads(headers))["x-record"]: id for id, headers in rows}
+
+
+def test_a_reference_stands_for_each_item_that_was_answered(recorded: Any) -> None:
+    home, _, _ = recorded
+    db = sqlite_utils.Database(home / "logs.db")
+    items = Items(db.conn)
+    store = LogStore(db)
+    newest = dict(db.execute("select item_id, max(turn_id) from llmproxy_items group by item_id").fetchall())
+    assert len(newest) > 50
+    answers = {turn_id: store.turn_response_json(turn_id)["output"] for turn_id in set(newest.values())}
+    for item_id, turn_id in newest.items():
+        asked = read_items([{"type": "item_reference", "id": item_id}], Notes(), default_role="user")
+        item = next(item for item in answers[turn_id] if item.get("id") == item_id)
+        said = [part for message in items.whole(Turn("responses", "m", asked)).input for part in message.parts]
+        sent = [part for message in read_items([item], Notes(), default_role="assistant") for part in message.parts]
+        assert [part.to_dict() for part in said] == [part.to_dict() for part in sent], item
 
 
 def outputs(db: sqlite_utils.Database, turn_id: str) -> list[Message]:

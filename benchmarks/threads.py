@@ -57,7 +57,7 @@ def time_lookups(connection: sqlite3.Connection, db: Database, size: int, known:
     for number in range(LOOKUPS):
         messages = conversation(100, f"conversation {size} {known} {number}")
         asked = conversation_keys(messages)
-        hint = wanted(asked, messages, Turn("chat.completions", "m", tuple(messages)))
+        hint = wanted(asked, Turn("chat.completions", "m", tuple(messages)), None)
         if known:
             key = asked.answers[-1]
             connection.execute(

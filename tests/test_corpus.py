@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Iterable
 from typing import Any
 
 import httpx2
@@ -12,6 +13,10 @@ import sqlite_utils
 from llm.logs import LogStore
 from llm.parts import Message, ReasoningPart, TextPart, ToolCallPart
 
+from llmproxy.reconstruct.items import read_items
+from llmproxy.reconstruct.json_values import Notes
+from llmproxy.reconstruct.turn import Turn
+from llmproxy.store.items import Items
 from tests.corpus import Player, Record, needs_corpus, records, references
 from tests.proxy import Program, serving
 from tests.raw_upstream import raw_upstream
@@ -54,6 +59,35 @@ def send(client: httpx2.Client, record: Record) -> None:
 def ids_by_record(program: Program) -> dict[str, str]:
     rows = program.query("select id, request_headers from llmproxy_exchanges")
     return {dict(json.loads(headers))["x-record"]: id for id, headers in rows}
+
+
+def test_a_reference_stands_for_each_item_that_was_answered(recorded: Any) -> None:
+    home, _, _ = recorded
+    db = sqlite_utils.Database(home / "logs.db")
+    items = Items(db.conn)
+
+    def plain(messages: Iterable[Message]) -> list[dict[str, Any]]:
+        return [dict(message.to_dict()) for message in messages if message.parts]
+
+    def named(ids: list[str]) -> list[dict[str, Any]]:
+        references = read_items([{"type": "item_reference", "id": id} for id in ids], Notes(), default_role="user")
+        return plain(items.whole(Turn("responses", "m", references)).input)
+
+    newest = dict(db.execute("select item_id, max(turn_id) from llmproxy_items group by item_id").fetchall())
+    assert len(newest) > 50
+    wholly = 0
+    for turn_id in set(newest.values()):
+        answered = LogStore(db).turn_response_json(turn_id)["output"]
+        for item in answered:
+            # What an output is of is told by its call beside it.
+            if newest.get(item.get("id")) == turn_id and not item["type"].endswith("_output"):
+                alone = read_items([item], Notes(), default_role="assistant")
+                assert named([item["id"]]) == plain(alone), item
+        ids = [item.get("id") for item in answered]
+        if all(newest.get(id) == turn_id for id in ids) and len(set(ids)) == len(ids):
+            assert named(ids) == plain(outputs(db, turn_id)), turn_id
+            wholly += 1
+    assert wholly > 20
 
 
 def outputs(db: sqlite_utils.Database, turn_id: str) -> list[Message]:

@@ -2,9 +2,10 @@
 without a key.
 
 It serves `/v1/chat/completions`, `/v1/responses`, `/v1/messages`, `/v1/messages/count_tokens`, `/v1/completions`,
-`/v1/embeddings`, `/v1/models`, `/v1/models/NAME` and `/health`, each without `/v1` too. It keeps nothing: a
-`previous_response_id`, or a `thread` that is continued, brings no history back. What it answers is told in
-`mock_answer`, what it can be told to do in `mock_settings`, what is of one API in `mock_dialect`; this is the wire.
+`/v1/embeddings`, `/v1/models`, `/v1/models/NAME` and `/health`, each without `/v1` too. It keeps nothing: neither a
+`previous_response_id`, nor an `item_reference`, nor a `thread` that is continued brings history back. What it answers
+is told in `mock_answer`, what it can be told to do in `mock_settings`, what is of one API in `mock_dialect`; this is
+the wire.
 """
 
 import asyncio

@@ -189,6 +189,28 @@ class TurnReader:
         messages = self.messages(hashes)
         return [messages[hash] for hash in hashes]
 
+    def answers(self, turn_ids: Sequence[str]) -> dict[str, list[Message]]:
+        """The messages of turns' answers, by the turns' ids; without the turns that are not stored."""
+        hashes: dict[str, list[str]] = {}
+        ids = list(dict.fromkeys(turn_ids))
+        for at in range(0, len(ids), 500):
+            some = ids[at : at + 500]
+            rows = self._logs.db.execute(
+                "with recursive said(turn_id, hash, asked, at) as ("
+                " select id, tip_message_hash, parent_message_hash, 0 from turns"
+                f" where id in ({','.join('?' * len(some))})"
+                " union all select turn_id, messages.parent_hash, asked, at + 1"
+                " from said join messages on messages.hash = said.hash where said.hash is not asked"
+                ") select turn_id, hash, hash is null or hash is asked from said order by turn_id, at desc",
+                some,
+            )
+            for turn_id, hash, is_asked in rows:
+                said = hashes.setdefault(turn_id, [])
+                if not is_asked:
+                    said.append(hash)
+        messages = self.messages([hash for said in hashes.values() for hash in said])
+        return {turn_id: [messages[hash] for hash in said if hash in messages] for turn_id, said in hashes.items()}
+
     def response_json(self, turn_id: str) -> Any:
         """The response object of a turn; None where there is none, or what it refers to is gone."""
         try:

@@ -97,12 +97,17 @@ def _is_telling(part: ToolCallPart | ToolResultPart) -> bool:
     identifier = part.tool_call_id or ""
     if len(part.name) > 3:
         identifier = identifier.replace(part.name, "")
+    return is_random(identifier)
+
+
+def is_random(identifier: str) -> bool:
+    """Whether an id of a provider's is unique by itself: it holds a word that no counter has."""
     return any(map(_is_random, _WORD.findall(identifier)))
 
 
 def _is_random(word: str) -> bool:
     if word.isdigit():
-        return True
+        return not word.startswith("000")  # a counter may be filled up
     letters = word.rstrip("0123456789")
     is_mixed = letters != letters.lower() and letters != letters.upper()
     return any(map(str.isdigit, letters)) or (is_mixed and len(word) >= 16)

@@ -1,11 +1,11 @@
 """Parents: which turn a request continues.
 
-An explicit pointer names it (`previous_response_id`, `conversation`); else it is the turn whose conversation, answer
-included, is the longest that the request's messages begin with, compared by `conversation_key`: with tool-call ids
-first, without them as fallback; on a tie the one whose answer has the id that the request sends back (Responses), then
-one of the same session, then of the same kin (API, model, system prompt, tools or none), then the newest. Where the
-history was rewritten (compaction, an agent that cuts old messages out), the last tool call that the request echoes
-names the turn that made it.
+An explicit pointer names it (`previous_response_id`, `conversation`, or a reference to an item of its answer in place
+of the request's last one); else it is the turn whose conversation, answer included, is the longest that the request's
+messages begin with, compared by `conversation_key`: with tool-call ids first, without them as fallback; on a tie the
+one whose answer has the id that the request sends back (Responses), then one of the same session, then of the same kin
+(API, model, system prompt, tools or none), then the newest. Where the history was rewritten (compaction, an agent that
+cuts old messages out), the last tool call that the request echoes names the turn that made it.
 
 Only turns that began earlier are looked at, and every look-up is one in an index.
 """
@@ -14,8 +14,6 @@ import hashlib
 import sqlite3
 from collections.abc import Sequence
 from dataclasses import dataclass
-
-from llm.parts import Message
 
 from llmproxy.parts import text_of
 from llmproxy.reconstruct.turn import Turn
@@ -37,27 +35,34 @@ class Parent:
 
 @dataclass(frozen=True, slots=True)
 class Wanted:
-    """What a request says of its parent: the keys of its last answer, the id of its item, the last tool call it echoes,
-    its session and kin."""
+    """What a request says of its parent: the keys of its last answer, the id that came back with it, the last tool call
+    it echoes, its session and kin, and the item that its last answer is named by."""
 
     key: Key | None
     exact: bytes | None
-    item: str | None
+    echoed: str | None
     call: str | None
     session: str | None
     kin: bytes
+    item: str | None = None
 
 
-def wanted(asked: ConversationKeys, input: Sequence[Message], turn: Turn) -> Wanted:
-    """What a turn's request says of its parent; `asked` are the keys of its `input`, the history included."""
-    calls = telling_ids(input)
+def wanted(asked: ConversationKeys, turn: Turn, reference: str | None) -> Wanted:
+    """What the request of a whole turn says of its parent.
+
+    - `asked`: the keys of its input.
+    - `reference`: the item that stood in place of its last answer.
+    """
+    calls = telling_ids(turn.input)
+    is_pointing = turn.previous_response_id is not None or turn.conversation is not None
     return Wanted(
         key=asked.answers[-1] if asked.answers else None,
-        exact=exact_key(input),
-        item=turn.echoed_item,
+        exact=exact_key(turn.input),
+        echoed=turn.echoed_item,
         call=calls[-1] if calls else None,
         session=turn.session,
         kin=_kin(turn),
+        item=None if is_pointing else reference,
     )
 
 
@@ -84,7 +89,7 @@ class Parents:
 
     def continued(self, exchange_id: str, asked: ConversationKeys, wanted: Wanted) -> Parent | None:
         """The turn whose conversation is the longest that the request begins with."""
-        if wanted.key is None:
+        if wanted.key is None and wanted.item is None:
             return None
         parent = self.by_last_answer(exchange_id, wanted)
         if parent is None:
@@ -96,17 +101,20 @@ class Parents:
 
     def by_last_answer(self, exchange_id: str, wanted: Wanted) -> Parent | None:
         """The turn whose answer is the request's last one, or that made the last tool call that it echoes."""
-        parent = self._by_key(exchange_id, wanted.key, wanted) if wanted.key is not None else None
+        parent = (
+            self._naming("llmproxy_items", "item_id", wanted.item, exchange_id) if wanted.item is not None else None
+        )
+        if parent is None and wanted.key is not None:
+            parent = self._by_key(exchange_id, wanted.key, wanted)
         if parent is None and wanted.call is not None:
-            parent = self._by_call(exchange_id, wanted.call)
+            parent = self._naming("llmproxy_tool_calls", "tool_call_id", wanted.call, exchange_id)
         return parent
 
     def _by_key(self, exchange_id: str, key: Key, wanted: Wanted) -> Parent | None:
         for column, value in (("answer_key", key.with_ids), ("answer_key_without_ids", key.without_ids)):
             rows = self._db.execute(
-                "select turn_id, exchange_id, thread_id, answer_key_without_ids, answer_item,"
-                " answer_exact, session, kin"
-                f" from llmproxy_turns where {column} = ? and exchange_id < ?"
+                "select turn_id, exchange_id, thread_id, answer_key_without_ids, answer_item, answer_exact, session,"
+                f" kin from llmproxy_turns where {column} = ? and exchange_id < ?"
                 f" order by turn_id desc limit {_CANDIDATES}",
                 [value, exchange_id],
             ).fetchall()
@@ -117,7 +125,7 @@ class Parents:
                     rows,
                     key=lambda row: (
                         row[3] == key.without_ids,
-                        wanted.item is not None and row[4] == wanted.item,
+                        wanted.echoed is not None and row[4] == wanted.echoed,
                         row[5] == wanted.exact,
                         wanted.session is not None and row[6] == wanted.session,
                         row[7] == wanted.kin,
@@ -126,11 +134,11 @@ class Parents:
                 return Parent(*best[:3])
         return None
 
-    def _by_call(self, exchange_id: str, tool_call_id: str) -> Parent | None:
+    def _naming(self, table: str, column: str, value: str, before: str) -> Parent | None:
         row = self._db.execute(
-            "select turn_id, exchange_id, thread_id from llmproxy_tool_calls join llmproxy_turns using (turn_id)"
-            " where tool_call_id = ? and exchange_id < ? order by turn_id desc limit 1",
-            [tool_call_id, exchange_id],
+            f"select turn_id, exchange_id, thread_id from {table} join llmproxy_turns using (turn_id)"
+            f" where {column} = ? and exchange_id < ? order by turn_id desc limit 1",
+            [value, before],
         ).fetchone()
         return Parent(*row) if row is not None else None
 

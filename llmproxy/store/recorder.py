@@ -17,6 +17,7 @@ from llmproxy.reconstruct.turn import Turn
 from llmproxy.store.captured import read_tools
 from llmproxy.store.conversation_key import answer_key, conversation_keys, exact_key
 from llmproxy.store.exchanges import REPLAY_HEADER, REPLAYED, exchange_row, insert, known_exchanges
+from llmproxy.store.items import Items, answered_items, last_reference
 from llmproxy.store.llm_store import TurnStore
 from llmproxy.store.normal_form import telling_ids
 from llmproxy.store.parents import Parents, wanted
@@ -43,6 +44,7 @@ class DatabaseRecorder:
         self._raw = raw
         self._turns = TurnStore(db)
         self._parents = Parents(db.conn)
+        self._items = Items(db.conn)
         self._threads = Threads(db.conn, self._turns)
 
     def write(self, exchange: Exchange, reading: Reading) -> None:
@@ -97,11 +99,13 @@ class DatabaseRecorder:
         if asked_again is not None:
             return self._write_fork(exchange, turn, asked_again.decode("latin-1"))
         parent = self._parents.pointed_at(exchange.id, turn)
+        reference = last_reference(turn.input)
+        turn = self._items.whole(turn, exchange.id)
         if parent is not None:
             turn = whole_turn(turn, self._turns.history(parent.turn_id), read_tools(self._db.conn, parent.turn_id))
         input = turn.input
         asked = conversation_keys(input)
-        hint = wanted(asked, input, turn)
+        hint = wanted(asked, turn, reference)
         if parent is None:
             parent = self._parents.continued(exchange.id, asked, hint)
         refused = _refused_call(turn)
@@ -112,6 +116,7 @@ class DatabaseRecorder:
                 exact_key(output.messages),
                 _item_id(turn),
                 telling_ids(output.messages),
+                answered_items(turn) if at == 0 else (),
             )
             for at, output in enumerate(turn.outputs)
         ]

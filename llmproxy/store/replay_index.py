@@ -16,6 +16,7 @@ from llmproxy.headers import Header
 from llmproxy.reconstruct.turn import Turn
 from llmproxy.store.captured import read_tools
 from llmproxy.store.exchanges import REPLAYED
+from llmproxy.store.items import Items
 from llmproxy.store.llm_store import TurnReader
 from llmproxy.store.recorder import whole_turn
 from llmproxy.store.replay_answer import CapturedAnswer, read_answer
@@ -72,6 +73,7 @@ class ReplayIndex:
     ) -> None:
         self._db = database
         self._reader = TurnReader(database)
+        self._items = Items(database)
         self._match = match
         self._filters = {"replayed": REPLAYED, "upstream": upstream, "model": model}
         self._known: dict[bytes, list[Known]] = {}
@@ -180,6 +182,7 @@ class ReplayIndex:
         return read_question(method, path, headers, body, match=self._match, whole=self._whole)
 
     def _whole(self, turn: Turn) -> Turn:
+        turn = self._items.whole(turn)
         if turn.previous_response_id is not None:
             row = self._db.execute(
                 "select turns.id, tip_message_hash from turns join llmproxy_turns on turns.id = llmproxy_turns.turn_id"

@@ -130,5 +130,16 @@ def m004_ask(db: Database) -> None:
 @migrations()
 def m005_items(db: Database) -> None:
     # The provider's id of a turn's last item, and of the last one that its request sends back: among equals, the same.
-    for column in ("answer_item", "wanted_item"):
+    for column in ("answer_item", "echoed_item"):
         db.execute(f"alter table llmproxy_turns add column {column} text")
+
+
+@migrations()
+def m006_references(db: Database) -> None:
+    # The items of answers that later requests may name in place of sending them: see items.py.
+    db.execute(
+        "create table llmproxy_items (item_id text, turn_id text, first integer, parts integer,"
+        " primary key (item_id, turn_id)) without rowid"
+    )
+    db.execute("alter table llmproxy_turns add column wanted_item text")
+    db.execute("create index llmproxy_turns_wanted_item on llmproxy_turns(wanted_item) where wanted_item is not null")

@@ -19,6 +19,7 @@ from typing import Any, Protocol
 from llmproxy.reconstruct.turn import Turn
 from llmproxy.store.conversation_key import Key
 from llmproxy.store.exchanges import insert
+from llmproxy.store.items import Item
 from llmproxy.store.parents import Parent, Parents, Wanted
 
 
@@ -46,14 +47,15 @@ class Place:
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """One answer of an exchange, as the index keeps it: its keys, the id of its item, and the telling ids of the tool
-    calls it made."""
+    """One answer of an exchange, as the index keeps it: its keys, the id of its last item, the telling ids of the tool
+    calls it made, and its items."""
 
     turn_id: str
     key: Key | None
     exact: bytes | None = None
-    item: str | None = None
+    last_item: str | None = None
     calls: Sequence[str] = ()
+    items: Sequence[Item] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,12 +105,13 @@ class Threads:
                     "answer_key": answer.key.with_ids if answer.key else None,
                     "answer_key_without_ids": answer.key.without_ids if answer.key else None,
                     "answer_exact": answer.exact,
-                    "answer_item": answer.item,
+                    "answer_item": answer.last_item,
                     "wanted_key": wanted.key.with_ids if wanted.key else None,
                     "wanted_key_without_ids": wanted.key.without_ids if wanted.key else None,
                     "wanted_exact": wanted.exact,
-                    "wanted_item": wanted.item,
+                    "echoed_item": wanted.echoed,
                     "wanted_call": wanted.call,
+                    "wanted_item": wanted.item,
                     "response_id": turn.response_id,
                     "conversation": turn.conversation,
                     "session": wanted.session,
@@ -119,6 +122,11 @@ class Threads:
                 self._db.execute(
                     "insert or ignore into llmproxy_tool_calls (tool_call_id, turn_id) values (?, ?)",
                     [tool_call_id, answer.turn_id],
+                )
+            for item in answer.items:
+                self._db.execute(
+                    "insert or replace into llmproxy_items (item_id, turn_id, first, parts) values (?, ?, ?, ?)",
+                    [item.id, answer.turn_id, item.first, item.parts],
                 )
         return place
 
@@ -153,23 +161,23 @@ class Threads:
                         [value, exchange_id],
                     )
                     waiting.update(row[0] for row in rows)
-            for tool_call_id in answer.calls:
+            named = [("wanted_call", id) for id in answer.calls] + [("wanted_item", item.id) for item in answer.items]
+            for column, id in named:
                 rows = self._db.execute(
-                    "select exchange_id from llmproxy_turns where wanted_call = ? and exchange_id > ?",
-                    [tool_call_id, exchange_id],
+                    f"select exchange_id from llmproxy_turns where {column} = ? and exchange_id > ?",
+                    [id, exchange_id],
                 )
                 waiting.update(row[0] for row in rows)
         return waiting
 
     def _adopt(self, child: str) -> None:
         row = self._db.execute(
-            "select parent_exchange_id, wanted_key, wanted_key_without_ids, wanted_exact, wanted_item, wanted_call,"
-            " session, kin"
-            " from llmproxy_turns where exchange_id = ? limit 1",
+            "select parent_exchange_id, wanted_key, wanted_key_without_ids, wanted_exact, echoed_item, wanted_call,"
+            " session, kin, wanted_item from llmproxy_turns where exchange_id = ? limit 1",
             [child],
         ).fetchone()
         old = row[0]
-        parent = self._parents.by_last_answer(child, Wanted(Key(row[1], row[2]), *row[3:]))
+        parent = self._parents.by_last_answer(child, Wanted(Key(*row[1:3]) if row[1] else None, *row[3:]))
         if parent is None or parent.exchange_id == old:
             return
         self._db.execute(

@@ -227,6 +227,50 @@ def test_a_turn_that_the_store_refuses_is_kept_raw(tmp_path: Path, monkeypatch: 
     assert rows(settings, "select count(*) from llmproxy_turns") == [(1,)]
 
 
+def change(settings: CaptureConfig, sql: str) -> None:
+    connection = sqlite3.connect(settings.database_path)
+    try:
+        connection.executescript(sql)
+    finally:
+        connection.close()
+
+
+@pytest.mark.parametrize(
+    "damage", ["update turn_search_fts_data set block = x'0011'", "delete from turn_search_fts_data"]
+)
+def test_damage_to_the_database_is_not_the_exchanges_fault(
+    tmp_path: Path, damage: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    settings = capture(tmp_path)
+    recorded(settings, "one")
+    assert asyncio.run(ingest(settings))
+    sound = settings.database_path.read_bytes()
+    change(settings, damage)
+    recorded(settings, "two", "three")
+    assert not asyncio.run(ingest(settings))
+    assert rows(settings, "select count(*) from llmproxy_exchanges") == [(1,)]
+    assert "stays in" in caplog.text and "turn_search_fts" in caplog.text
+    if "update" in damage:
+        (_, mend, *_) = caplog.messages[-1].split('"')
+        change(settings, mend)
+    else:
+        settings.database_path.write_bytes(sound)
+    assert asyncio.run(ingest(settings))
+    assert rows(settings, "select count(*) from turns join turn_search on turn_id = turns.id") == [(3,)]
+
+
+def test_a_constraint_that_an_exchange_breaks_costs_no_other(tmp_path: Path) -> None:
+    settings = capture(tmp_path)
+    recorded(settings, "one")
+    assert asyncio.run(ingest(settings))
+    forbid = "create trigger forbid before insert on parts when new.text like '%poison%'"
+    change(settings, f"{forbid} begin select raise(abort, 'not here'); end")
+    recorded(settings, "poison", "two")
+    assert asyncio.run(ingest(settings))
+    found = rows(settings, "select reason, turn_id is null from llmproxy_exchanges order by rowid")
+    assert found == [(None, 0), ("internal error: IntegrityError", 1), (None, 0)]
+
+
 def test_a_record_that_makes_no_sense_is_kept_aside(tmp_path: Path) -> None:
     settings = capture(tmp_path)
 

@@ -2,7 +2,7 @@
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from llm.parts import Message
 from sqlite_utils import Database
@@ -11,7 +11,7 @@ from llmproxy.capture.exchange import CROCKFORD, FORK_OF, Exchange
 from llmproxy.headers import get
 from llmproxy.reconstruct.arguments import call_part
 from llmproxy.reconstruct.json_values import parse_object
-from llmproxy.reconstruct.turn import Turn
+from llmproxy.reconstruct.turn import Turn, Usage
 from llmproxy.store.conversation_key import answer_key, conversation_keys, exact_key
 from llmproxy.store.exchanges import REPLAY_HEADER, REPLAYED, exchange_row, insert, known_exchanges
 from llmproxy.store.llm_store import TurnStore
@@ -129,10 +129,12 @@ class DatabaseRecorder:
         self, exchange: Exchange, turn: Turn, thread_id: str, input: Sequence[Message], tool_set: int | None
     ) -> None:
         duration = None if exchange.duration_us is None else round(exchange.duration_us / 1000)
+        # The provider reports the usage of all answers in one, and sums over turns are to come out right.
+        another = replace(turn, usage=Usage(), response_json=None)
         # The first answer last, so that the thread ends with it.
         for at, output in reversed(list(enumerate(turn.outputs))):
             self._turns.write_turn(
-                turn,
+                another if at else turn,
                 output,
                 turn_id=_turn_id(exchange.id, at),
                 thread_id=thread_id,

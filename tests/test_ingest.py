@@ -334,6 +334,20 @@ def test_raw_bodies_are_kept_as_configured(tmp_path: Path) -> None:
         assert rows(settings, "select response_body is not null from llmproxy_exchanges order by rowid") == kept
 
 
+@pytest.mark.parametrize("raw", ["all", "failed", "none"])
+def test_what_is_a_turn_already_is_read_again_and_stays_what_it_is(tmp_path: Path, raw: str) -> None:
+    recorded(capture(tmp_path), "one", "two")
+    assert asyncio.run(ingest(capture(tmp_path, raw="all")))
+    tables = ("turns", "threads", "llmproxy_exchanges", "llmproxy_turns")
+    settings = capture(tmp_path, raw=raw)
+    before = [rows(settings, f"select * from {table}") for table in tables]
+    done = reingest(settings, None)
+    assert (done.read, done.new_turns, done.without_turn) == (2, 0, 0)
+    after = [rows(settings, f"select * from {table}") for table in tables]
+    assert [sorted(map(str, table)) for table in after] == [sorted(map(str, table)) for table in before]
+    assert rows(settings, "select count(*) from turn_search_fts where turn_search_fts match 'two'") == [(1,)]
+
+
 def test_files_are_for_their_owner_alone(tmp_path: Path) -> None:
     settings = capture(tmp_path / "made")
     recorded(settings, "one")

@@ -1,6 +1,7 @@
 """Writes exchanges into the database: each exactly once, with its turn and thread where there is one."""
 
 import hashlib
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -44,6 +45,21 @@ class DatabaseRecorder:
 
     def write(self, exchange: Exchange, reading: Reading) -> None:
         """Write an exchange that is not in the database yet."""
+        self._write(exchange, reading)
+
+    def rewrite(self, exchange: Exchange, reading: Reading) -> None:
+        """Write an exchange anew that is in the database, with what is made of it now. Its raw bodies stay."""
+        former = self._threads.leave(exchange.id)
+        for at in itertools.count():
+            if not self._turns.remove_turn(_turn_id(exchange.id, at)):
+                break
+        self._turns.remove_empty_thread(exchange.id)
+        self._db.conn.execute("delete from llmproxy_exchanges where id = ?", [exchange.id])
+        self._write(exchange, reading, keep_raw=True)
+        if former is not None:
+            self._threads.rejoin(exchange.id, former)
+
+    def _write(self, exchange: Exchange, reading: Reading, *, keep_raw: bool = False) -> None:
         turn_id = thread_id = None
         turn = reading.turn
         reason = reading.reason
@@ -66,15 +82,9 @@ class DatabaseRecorder:
             turn_id=turn_id,
             thread_id=thread_id,
             reason=reason,
-            keep_raw=not replayed and (self._raw == "all" or (self._raw == "failed" and failed)),
+            keep_raw=keep_raw or (not replayed and (self._raw == "all" or (self._raw == "failed" and failed))),
         )
         insert(self._db.conn, "llmproxy_exchanges", row)
-
-    def rewrite(self, exchange: Exchange, reading: Reading) -> None:
-        """Write an exchange anew that is in the database, with what is made of it now. Its raw bodies stay."""
-        self._threads.remove(exchange.id)
-        self._db.conn.execute("delete from llmproxy_exchanges where id = ?", [exchange.id])
-        self.write(exchange, reading)
 
     def _is_replayed(self, exchange: Exchange) -> bool:
         """Whether the answer is one that is in this database already, or the replay's own error.

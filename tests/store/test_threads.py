@@ -1,5 +1,6 @@
 """Threads: which turns make one conversation, in whichever order they are ingested."""
 
+import dataclasses
 from collections.abc import Callable
 
 import pytest
@@ -398,6 +399,52 @@ def test_the_order_of_ingesting_changes_nothing(order: list[int]) -> None:
     assert shuffled.forks() == in_order.forks()
     assert shuffled.tips() == in_order.tips()
     assert LogStore(shuffled.db).verify() == []
+
+
+@given(order=st.lists(st.tuples(st.integers(0, 7), st.booleans()), max_size=8))
+@settings(max_examples=12)
+def test_to_ingest_again_changes_nothing(order: list[tuple[int, bool]]) -> None:
+    """Whatever is read again, be it as no turn at first and later as one."""
+    once, again = story(), story()
+    written = list(again.pending)
+    once.write()
+    again.write()
+    is_turn = dict.fromkeys(range(8), True)
+    for at, understood in order:
+        exchange, turn = written[at]
+        again.write_again(exchange, turn if understood else None)
+        is_turn[at] = understood
+        assert set(again.threads()) == {written[at][0].id for at, is_one in is_turn.items() if is_one}
+        assert set(again.forks()) == set(again.threads().values())
+        assert LogStore(again.db).verify() == []
+        lost = "select turn_id from llmproxy_turns where parent_turn_id not in (select id from turns)"
+        assert again.db.execute(lost).fetchall() == []
+    for at, understood in is_turn.items():
+        if not understood:
+            again.write_again(*written[at])
+    assert again.threads() == once.threads()
+    assert again.forks() == once.forks()
+    assert again.tips() == once.tips()
+    for sql in (
+        "select id, thread_id from llmproxy_exchanges order by id",
+        "select turn_id, parent_turn_id, thread_id from llmproxy_turns order by turn_id",
+        "select * from llmproxy_tool_calls",
+        "select turn_id, prompt, response from turn_search order by turn_id",
+        "select turn_id, tool_id from turn_tools order by turn_id, tool_id",
+    ):
+        assert again.db.execute(sql).fetchall() == once.db.execute(sql).fetchall()
+
+
+def test_an_answer_that_is_read_again_as_fewer_keeps_those_that_continue_it() -> None:
+    recordings = Recordings()
+    first = recordings.exchange([user("q")], assistant("one"), assistant("two"))
+    after = recordings.exchange([user("q"), assistant("two"), user("go")], assistant("on"))
+    (exchange, turn), _ = recordings.pending
+    recordings.write()
+    recordings.write_again(exchange, dataclasses.replace(turn, outputs=turn.outputs[:1]))
+    assert recordings.threads() == {first: first, after: first}
+    rows = recordings.db.execute("select turn_id, parent_turn_id from llmproxy_turns order by turn_id").fetchall()
+    assert rows == [(first, None), (after, first)]
 
 
 def test_the_same_bytes_sent_as_two_types_do_not_spoil_each_other() -> None:

@@ -18,6 +18,7 @@ from llm.parts import AttachmentPart, Message, Part, TextPart, ToolCallPart, Too
 from llmproxy.parts import unparsed_arguments
 
 _WORD = re.compile("[0-9A-Za-z]{8,}")
+_RANDOM_DIGITS = 13
 _SPACE = b" \t\n\r\v\f"
 
 
@@ -94,7 +95,8 @@ def _is_telling(part: ToolCallPart | ToolResultPart) -> bool:
 
 def _is_random(word: str) -> bool:
     if word.isdigit():
-        return True
+        # Fewer may be a counter (`call_00000001`), a date or a number that a program was written with.
+        return len(word) >= _RANDOM_DIGITS and word[0] != "0"
     letters = word.rstrip("0123456789")
     is_mixed = letters != letters.lower() and letters != letters.upper()
     return any(map(str.isdigit, letters)) or (is_mixed and len(word) >= 16)

@@ -242,6 +242,25 @@ def test_tool_call_ids_tell_equal_conversations_apart() -> None:
     assert (threads[after_one], threads[after_two]) == (one, two)
 
 
+@pytest.mark.parametrize(
+    ("id", "is_random"),
+    [
+        ("call_00000001", False),
+        ("call_12345678", False),
+        ("call_20250131", False),
+        ("call_0000000000001", False),
+        ("function-call-1027348602394028374", True),
+    ],
+)
+def test_a_number_for_an_id_joins_conversations_only_where_it_is_random(id: str, is_random: bool) -> None:
+    recordings = Recordings()
+    first = recordings.exchange([user("weather in Paris")], assistant("", call(id, city="Paris")))
+    # Nothing but the id is the same; where it is random, the agent has cut the history.
+    other = recordings.exchange([user("go on"), assistant("", call(id, path=".")), result(id, "r")], assistant("a"))
+    recordings.write()
+    assert (recordings.threads()[other] == first) == is_random
+
+
 def test_on_a_tie_the_same_session_then_the_newest() -> None:
     recordings = Recordings()
     a = recordings.exchange([user("q")], assistant("yes"), session="A")

@@ -125,3 +125,12 @@ def m004_ask(db: Database) -> None:
     # How a request came where not by a provider's path (`/v1/ask`), and the ids that it was asked with.
     for column in ("via", "ask_client_id", "ask_user_id"):
         db.execute(f"alter table llmproxy_exchanges add column {column} text")
+
+
+@migrations()
+def m005_session(db: Database) -> None:
+    # Of more equal answers than are looked at ("Hello!"), those of one session.
+    db.execute(
+        "create index llmproxy_turns_session on llmproxy_turns(session, answer_key_without_ids, turn_id)"
+        " where session is not null and answer_key_without_ids is not null"
+    )

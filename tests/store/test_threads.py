@@ -272,6 +272,22 @@ def test_on_a_tie_the_same_session_then_the_newest() -> None:
     assert (threads[for_a], threads[newest]) == (a, b)
 
 
+@pytest.mark.parametrize("id", [None, "call_0"])
+def test_on_a_tie_of_many_the_same_session(id: str | None) -> None:
+    recordings = Recordings()
+    answer = assistant("Hello!", *([call(id)] if id else []))
+    first = [recordings.exchange([user("hi")], answer, session=f"S{number}") for number in range(60)]
+    recordings.exchange([user("hi")], answer)
+    then = [user("hi"), answer, *([result(id, "r")] if id else [])]
+    second = [
+        recordings.exchange([*then, user(f"more {number}")], assistant("ok"), session=f"S{number}")
+        for number in range(60)
+    ]
+    recordings.write()
+    threads = recordings.threads()
+    assert [threads[turn] for turn in second] == first
+
+
 def test_on_a_tie_the_same_model_and_system_prompt() -> None:
     recordings = Recordings()
     asked = [user("q"), assistant("yes"), user("go")]

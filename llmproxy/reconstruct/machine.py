@@ -21,6 +21,7 @@ class RequestReading:
     options: Mapping[str, Any] = field(default_factory=dict)
     previous_response_id: str | None = None
     conversation: str | None = None
+    instructions: int = 0
     notes: tuple[str, ...] = ()
 
 

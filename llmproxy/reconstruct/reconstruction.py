@@ -107,6 +107,7 @@ class Reconstruction:
             response_id=reading.response_id,
             previous_response_id=self._request.previous_response_id,
             conversation=self._request.conversation,
+            instructions=self._request.instructions,
             session=self._session,
             stream=response.is_stream,
             finished=reading.finished,

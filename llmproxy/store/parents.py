@@ -27,11 +27,12 @@ _CANDIDATES = 20
 
 @dataclass(frozen=True, slots=True)
 class Parent:
-    """A turn that another continues."""
+    """A turn that another continues. `instructions`: as `Turn` has them; None where they are not known."""
 
     turn_id: str
     exchange_id: str
     thread_id: str
+    instructions: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,7 +154,8 @@ class Parents:
 
     def _newest(self, column: str, value: str, before: str) -> Parent | None:
         row = self._db.execute(
-            f"select turn_id, exchange_id, thread_id from llmproxy_turns where {column} = ? and exchange_id < ?"
+            "select turn_id, exchange_id, thread_id, instructions"
+            f" from llmproxy_turns where {column} = ? and exchange_id < ?"
             " order by turn_id desc limit 1",
             [value, before],
         ).fetchone()

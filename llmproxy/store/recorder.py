@@ -104,7 +104,9 @@ class DatabaseRecorder:
         if asked_again is not None:
             return self._write_fork(exchange, turn, asked_again.decode("latin-1"))
         parent = self._parents.pointed_at(exchange.id, turn)
-        input = effective_input(turn, self._turns.history(parent.turn_id)) if parent else list(turn.input)
+        input = list(turn.input)
+        if parent is not None:
+            input = effective_input(turn, self._turns.history(parent.turn_id), parent.instructions)
         asked = conversation_keys(input)
         hint = wanted(asked, input, turn)
         if parent is None:
@@ -173,14 +175,17 @@ def _refused_call(turn: Turn) -> list[Message]:
     return [Message("assistant", [call_part(call["name"], call.get("arguments"), None)])]
 
 
-def effective_input(turn: Turn, history: Sequence[Message]) -> list[Message]:
+def effective_input(turn: Turn, history: Sequence[Message], instructions: int | None) -> list[Message]:
     """The whole input of a request that holds only what is new: the provider prepends the `history` it kept.
 
-    Instructions are the request's own and not inherited (OpenAI, Responses: `previous_response_id`).
+    Instructions are the request's own and not inherited (OpenAI, Responses: `previous_response_id`); a developer's
+    message among the input items is. `instructions`: how many messages of the history they are; None where that is not
+    known, and a leading system message is taken for them.
     """
-    own_system = [message for message in turn.input[:1] if message.role == "system"]
-    kept = [message for at, message in enumerate(history) if at > 0 or message.role != "system"]
-    return [*own_system, *kept, *turn.input[len(own_system) :]]
+    if instructions is None:
+        instructions = int(bool(history) and history[0].role == "system")
+    own = turn.input[: turn.instructions]
+    return [*own, *history[instructions:], *turn.input[turn.instructions :]]
 
 
 def _turn_id(exchange_id: str, at: int) -> str:

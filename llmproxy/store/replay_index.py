@@ -183,13 +183,17 @@ class ReplayIndex:
 
     def _input_of(self, turn: Turn) -> list[Message]:
         if turn.previous_response_id is not None:
-            row = self._db.execute(
-                "select tip_message_hash from turns join llmproxy_turns on turns.id = llmproxy_turns.turn_id"
-                " where response_id = ? order by turn_id desc limit 1",
+            # All columns, since a recording that an older version made lacks some, and is not migrated.
+            cursor = self._db.execute(
+                "select llmproxy_turns.*, tip_message_hash from turns join llmproxy_turns"
+                " on turns.id = llmproxy_turns.turn_id where response_id = ? order by turn_id desc limit 1",
                 [turn.previous_response_id],
-            ).fetchone()
-            if row is not None:
-                return effective_input(turn, self._reader.conversation(row[0]))
+            )
+            values = cursor.fetchone()
+            if values is not None:
+                row = dict(zip((column[0] for column in cursor.description), values, strict=True))
+                history = self._reader.conversation(row["tip_message_hash"])
+                return effective_input(turn, history, row.get("instructions"))
         return list(turn.input)
 
 

@@ -134,3 +134,9 @@ def m005_session(db: Database) -> None:
         "create index llmproxy_turns_session on llmproxy_turns(session, answer_key_without_ids, turn_id)"
         " where session is not null and answer_key_without_ids is not null"
     )
+
+
+@migrations()
+def m006_instructions(db: Database) -> None:
+    # So many of the first messages of a turn's input the provider does not carry over. Null: an older version wrote it.
+    db.execute("alter table llmproxy_turns add column instructions integer")

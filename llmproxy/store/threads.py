@@ -117,6 +117,7 @@ class Threads:
                     "conversation": turn.conversation,
                     "session": wanted.session,
                     "tool_set": tool_set,
+                    "instructions": turn.instructions,
                 },
             )
             for tool_call_id in answer.calls:

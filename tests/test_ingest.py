@@ -259,16 +259,24 @@ def test_damage_to_the_database_is_not_the_exchanges_fault(
     assert rows(settings, "select count(*) from turns join turn_search on turn_id = turns.id") == [(3,)]
 
 
-def test_a_constraint_that_an_exchange_breaks_costs_no_other(tmp_path: Path) -> None:
+@pytest.mark.parametrize("is_damaged", [False, True])
+def test_a_constraint_that_an_exchange_breaks_costs_no_other(tmp_path: Path, is_damaged: bool) -> None:
     settings = capture(tmp_path)
     recorded(settings, "one")
     assert asyncio.run(ingest(settings))
     forbid = "create trigger forbid before insert on parts when new.text like '%poison%'"
-    change(settings, f"{forbid} begin select raise(abort, 'not here'); end")
+    change(settings, f"{forbid} begin select raise(abort, 'not here'); end; pragma wal_checkpoint(truncate)")
+    if is_damaged:
+        unused = "select rootpage, page_size from sqlite_master, pragma_page_size where name = 'fragments'"
+        ((page, size),) = rows(settings, unused)
+        with settings.database_path.open("r+b") as file:
+            file.seek((page - 1) * size)
+            file.write(bytes(size))
     recorded(settings, "poison", "two")
-    assert asyncio.run(ingest(settings))
+    assert asyncio.run(ingest(settings)) is not is_damaged
     found = rows(settings, "select reason, turn_id is null from llmproxy_exchanges order by rowid")
-    assert found == [(None, 0), ("internal error: IntegrityError", 1), (None, 0)]
+    blamed = [] if is_damaged else [("internal error: IntegrityError", 1), (None, 0)]
+    assert found == [(None, 0), *blamed]
 
 
 def test_a_record_that_makes_no_sense_is_kept_aside(tmp_path: Path) -> None:

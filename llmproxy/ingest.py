@@ -241,9 +241,11 @@ def _write_exchange(db: Database, recorder: DatabaseRecorder, understood: _Under
     try:
         with db.atomic():
             recorder.write(exchange, reading)
-    except (sqlite3.OperationalError, OSError):
+    except OSError:
         raise  # the database's trouble, not this exchange's
     except Exception as exc:  # as in `read`: the exchange is kept raw, and the others of its batch are written
+        if isinstance(exc, sqlite3.DatabaseError):
+            _raise_the_databases_own(db, exc)
         logger.exception("exchange %s cannot be stored as a turn", exchange.id)
         reason = f"internal error: {type(exc).__name__}"
         try:
@@ -260,6 +262,27 @@ def _write_row(db: Database, recorded: Recorded, reason: str | None) -> None:
         "llmproxy_exchanges",
         {"id": recorded.id, "outcome": "interrupted", "reason": reason, "started_utc": utc(recorded.ended)},
     )
+
+
+def _raise_the_databases_own(db: Database, error: sqlite3.DatabaseError) -> None:
+    """Raise what is the database's trouble, so that the exchange waits in the spool; return where it is the
+    exchange's.
+
+    A constraint may be broken by either: a damaged table or index holds what nobody wrote. What names no constraint
+    (no extended code, sqlite.org/rescode.html) comes from the search index, which `quick_check` does not look into.
+    """
+    if isinstance(error, sqlite3.DataError | sqlite3.ProgrammingError | sqlite3.NotSupportedError):
+        return
+    if not isinstance(error, sqlite3.IntegrityError):
+        raise error
+    if error.sqlite_errorcode == sqlite3.SQLITE_CONSTRAINT:
+        raise sqlite3.DatabaseError(
+            f"{error}: its search index is damaged; mend it with"
+            " \"insert into turn_search_fts(turn_search_fts) values ('rebuild')\""
+        ) from error
+    found = db.conn.execute("pragma quick_check(1)").fetchone()[0]
+    if found != "ok":
+        raise sqlite3.DatabaseError(f"{error}: it is damaged: {found}") from error
 
 
 async def _wait(stop: asyncio.Event, seconds: float) -> None:

@@ -228,6 +228,58 @@ def test_a_turn_that_the_store_refuses_is_kept_raw(tmp_path: Path, monkeypatch: 
     assert rows(settings, "select count(*) from llmproxy_turns") == [(1,)]
 
 
+def change(settings: CaptureConfig, sql: str) -> None:
+    connection = sqlite3.connect(settings.database_path)
+    try:
+        connection.executescript(sql)
+    finally:
+        connection.close()
+
+
+@pytest.mark.parametrize(
+    "damage", ["update turn_search_fts_data set block = x'0011'", "delete from turn_search_fts_data"]
+)
+def test_damage_to_the_database_is_not_the_exchanges_fault(
+    tmp_path: Path, damage: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    settings = capture(tmp_path)
+    recorded(settings, "one")
+    assert asyncio.run(ingest(settings))
+    sound = settings.database_path.read_bytes()
+    change(settings, damage)
+    recorded(settings, "two", "three")
+    assert not asyncio.run(ingest(settings))
+    assert rows(settings, "select count(*) from llmproxy_exchanges") == [(1,)]
+    assert "stays in" in caplog.text and "turn_search_fts" in caplog.text
+    if "update" in damage:
+        (_, mend, *_) = caplog.messages[-1].split('"')
+        change(settings, mend)
+    else:
+        settings.database_path.write_bytes(sound)
+    assert asyncio.run(ingest(settings))
+    assert rows(settings, "select count(*) from turns join turn_search on turn_id = turns.id") == [(3,)]
+
+
+@pytest.mark.parametrize("is_damaged", [False, True])
+def test_a_constraint_that_an_exchange_breaks_costs_no_other(tmp_path: Path, is_damaged: bool) -> None:
+    settings = capture(tmp_path)
+    recorded(settings, "one")
+    assert asyncio.run(ingest(settings))
+    forbid = "create trigger forbid before insert on parts when new.text like '%poison%'"
+    change(settings, f"{forbid} begin select raise(abort, 'not here'); end; pragma wal_checkpoint(truncate)")
+    if is_damaged:
+        unused = "select rootpage, page_size from sqlite_master, pragma_page_size where name = 'fragments'"
+        ((page, size),) = rows(settings, unused)
+        with settings.database_path.open("r+b") as file:
+            file.seek((page - 1) * size)
+            file.write(bytes(size))
+    recorded(settings, "poison", "two")
+    assert asyncio.run(ingest(settings)) is not is_damaged
+    found = rows(settings, "select reason, turn_id is null from llmproxy_exchanges order by rowid")
+    blamed = [] if is_damaged else [("internal error: IntegrityError", 1), (None, 0)]
+    assert found == [(None, 0), *blamed]
+
+
 def test_a_record_that_makes_no_sense_is_kept_aside(tmp_path: Path) -> None:
     settings = capture(tmp_path)
 
@@ -289,6 +341,20 @@ def test_raw_bodies_are_kept_as_configured(tmp_path: Path) -> None:
 
         asyncio.run(run())
         assert rows(settings, "select response_body is not null from llmproxy_exchanges order by rowid") == kept
+
+
+@pytest.mark.parametrize("raw", ["all", "failed", "none"])
+def test_what_is_a_turn_already_is_read_again_and_stays_what_it_is(tmp_path: Path, raw: str) -> None:
+    recorded(capture(tmp_path), "one", "two")
+    assert asyncio.run(ingest(capture(tmp_path, raw="all")))
+    tables = ("turns", "threads", "llmproxy_exchanges", "llmproxy_turns")
+    settings = capture(tmp_path, raw=raw)
+    before = [rows(settings, f"select * from {table}") for table in tables]
+    done = reingest(settings, None)
+    assert (done.read, done.new_turns, done.without_turn) == (2, 0, 0)
+    after = [rows(settings, f"select * from {table}") for table in tables]
+    assert [sorted(map(str, table)) for table in after] == [sorted(map(str, table)) for table in before]
+    assert rows(settings, "select count(*) from turn_search_fts where turn_search_fts match 'two'") == [(1,)]
 
 
 def test_files_are_for_their_owner_alone(tmp_path: Path) -> None:

@@ -110,6 +110,10 @@ def test_tools_choices_and_images(tmp_path: Path) -> None:
         assert sorted(log["response"] for log in logs if log["prompt"] == "Two, please") == sorted(
             choice.message.content for choice in two.choices
         )
+        # The provider reports usage for both at once: sums over turns are what was paid for.
+        (thread,) = {log["conversation_id"] for log in logs if log["prompt"] == "Two, please"}
+        total = program.query("select sum(output_tokens), count(response_json) from turns where thread_id = ?", thread)
+        assert total == [(two.usage.completion_tokens, 1)]
         (pictured,) = [log for log in logs if log["attachments"]]
         assert pictured["attachments"][0]["type"] == "image/png"
         assert_verified(program)

@@ -22,6 +22,7 @@ class RequestReading:
     previous_response_id: str | None = None
     conversation: str | None = None
     echoed_item: str | None = None
+    instructions: int = 0
     notes: tuple[str, ...] = ()
 
 

@@ -108,6 +108,7 @@ class Reconstruction:
             previous_response_id=self._request.previous_response_id,
             conversation=self._request.conversation,
             echoed_item=self._request.echoed_item,
+            instructions=self._request.instructions,
             session=self._session,
             stream=response.is_stream,
             finished=reading.finished,

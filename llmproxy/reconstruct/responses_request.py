@@ -20,16 +20,17 @@ def read_request(body: Mapping[str, Any]) -> RequestReading:
     model = body.get("model")
     schema, options = _schema({k: v for k, v in body.items() if k not in _MAPPED and v is not None})
     tools, extras = read_tools(body.get("tools"), schema_key="parameters", function_type="function", notes=notes)
-    messages = (*_instructions(body.get("instructions"), notes), *_input(body.get("input"), notes))
+    instructions = _instructions(body.get("instructions"), notes)
     return RequestReading(
         model=model if isinstance(model, str) else None,
-        input=messages,
+        input=(*instructions, *_input(body.get("input"), notes)),
         tools=tools,
         schema=schema,
         options=with_extras(options, extras),
         previous_response_id=_identifier(body.get("previous_response_id")),
         conversation=_identifier(body.get("conversation")),
         echoed_item=last_answer_id(body.get("input")),
+        instructions=len(instructions),
         notes=tuple(notes),
     )
 

@@ -70,6 +70,8 @@ class Turn:
     - `previous_response_id`, `conversation`: the request's explicit pointer at earlier turns. Where there is one,
       `input` holds only what is new.
     - `echoed_item`: the provider's id of the last answer that the request sends back (Responses).
+    - `instructions`: so many of the first messages of `input` are the request's `instructions`, which the provider does
+      not carry over to a request that points at it.
     - `session`: the client's own id of the session, where a header or a field carried one.
     - `stream`: the response was an event stream.
     - `finished`: the response reached its own end (a whole JSON body, a `[DONE]`, a final event).
@@ -93,6 +95,7 @@ class Turn:
     previous_response_id: str | None = None
     conversation: str | None = None
     echoed_item: str | None = None
+    instructions: int = 0
     session: str | None = None
     stream: bool = False
     finished: bool = True

@@ -98,6 +98,19 @@ class TurnStore:
         )
         self._logs.index_turn(turn_id)
 
+    def remove_turn(self, turn_id: str) -> bool:
+        """Remove a turn, whose messages stay, since others may stand on them. Returns whether it was there."""
+        for table in ("turn_tools", "turn_search"):
+            self.db.conn.execute(f"delete from {table} where turn_id = ?", [turn_id])
+        return self.db.conn.execute("delete from turns where id = ?", [turn_id]).rowcount > 0
+
+    def remove_empty_thread(self, thread_id: str) -> None:
+        """Remove a thread that has no turns."""
+        self.db.conn.execute(
+            "delete from threads where id = ? and not exists (select 1 from turns where thread_id = threads.id)",
+            [thread_id],
+        )
+
     def _tell_attachments_apart(self, messages: Sequence[Message]) -> None:
         """`llm` keeps one row for an attachment's content, and with it one type, while a message's hash covers both:
         the same bytes sent as another type would break the hashes of those that came before. They get a row of their

@@ -19,6 +19,7 @@ from llmproxy.parts import unparsed_arguments
 from llmproxy.store.agent_text import own_text, without_recital
 
 _WORD = re.compile("[0-9A-Za-z]{8,}")
+_RANDOM_DIGITS = 13
 _SPACE = b" \t\n\r\v\f"
 
 
@@ -107,7 +108,8 @@ def is_random(identifier: str) -> bool:
 
 def _is_random(word: str) -> bool:
     if word.isdigit():
-        return not word.startswith("000")  # a counter may be filled up
+        # Fewer may be a counter (`call_00000001`), a date or a number that a program was written with.
+        return len(word) >= _RANDOM_DIGITS and word[0] != "0"
     letters = word.rstrip("0123456789")
     is_mixed = letters != letters.lower() and letters != letters.upper()
     return any(map(str.isdigit, letters)) or (is_mixed and len(word) >= 16)

@@ -20,17 +20,18 @@ from llmproxy.reconstruct.turn import Turn
 from llmproxy.store.conversation_key import ConversationKeys, Key, exact_key
 from llmproxy.store.normal_form import telling_ids
 
-# Of equal candidates, so many of the newest are looked at for one of the same session.
+# Of equal candidates, so many of the newest are looked at, and as many of the same session.
 _CANDIDATES = 20
 
 
 @dataclass(frozen=True, slots=True)
 class Parent:
-    """A turn that another continues."""
+    """A turn that another continues. `instructions`: as `Turn` has them; None where they are not known."""
 
     turn_id: str
     exchange_id: str
     thread_id: str
+    instructions: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,12 +113,18 @@ class Parents:
 
     def _by_key(self, exchange_id: str, key: Key, wanted: Wanted) -> Parent | None:
         for column, value in (("answer_key", key.with_ids), ("answer_key_without_ids", key.without_ids)):
+            columns = "turn_id, exchange_id, thread_id, answer_key_without_ids, answer_item, answer_exact, session, kin"
+            equal = f"{column} = ? and exchange_id < ? order by turn_id desc limit {_CANDIDATES}"
             rows = self._db.execute(
-                "select turn_id, exchange_id, thread_id, answer_key_without_ids, answer_item, answer_exact, session,"
-                f" kin from llmproxy_turns where {column} = ? and exchange_id < ?"
-                f" order by turn_id desc limit {_CANDIDATES}",
-                [value, exchange_id],
+                f"select {columns} from llmproxy_turns where {equal}", [value, exchange_id]
             ).fetchall()
+            if len(rows) == _CANDIDATES and wanted.session is not None:
+                # Those of its session may be older than all of these.
+                of_session = f"session = ? and answer_key_without_ids = ? and {equal}"
+                rows += self._db.execute(
+                    f"select {columns} from llmproxy_turns where {of_session}",
+                    [wanted.session, key.without_ids, value, exchange_id],
+                )
             if rows:
                 # Equal by one form: the other one, the item's id, the answer to the letter, the session and the kin
                 # break the tie, in this order; of those left the newest.
@@ -160,7 +167,8 @@ class Parents:
 
     def _newest(self, column: str, value: str, before: str) -> Parent | None:
         row = self._db.execute(
-            f"select turn_id, exchange_id, thread_id from llmproxy_turns where {column} = ? and exchange_id < ?"
+            "select turn_id, exchange_id, thread_id, instructions"
+            f" from llmproxy_turns where {column} = ? and exchange_id < ?"
             " order by turn_id desc limit 1",
             [value, before],
         ).fetchone()

@@ -1,6 +1,7 @@
 """Writes exchanges into the database: each exactly once, with its turn and thread where there is one."""
 
 import hashlib
+import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
@@ -13,7 +14,7 @@ from llmproxy.headers import get
 from llmproxy.reconstruct.arguments import call_part
 from llmproxy.reconstruct.items import last_answer_id
 from llmproxy.reconstruct.json_values import parse_object
-from llmproxy.reconstruct.turn import Turn
+from llmproxy.reconstruct.turn import Turn, Usage
 from llmproxy.store.captured import read_tools
 from llmproxy.store.conversation_key import answer_key, conversation_keys, exact_key
 from llmproxy.store.exchanges import REPLAY_HEADER, REPLAYED, exchange_row, insert, known_exchanges
@@ -49,6 +50,21 @@ class DatabaseRecorder:
 
     def write(self, exchange: Exchange, reading: Reading) -> None:
         """Write an exchange that is not in the database yet."""
+        self._write(exchange, reading)
+
+    def rewrite(self, exchange: Exchange, reading: Reading) -> None:
+        """Write an exchange anew that is in the database, with what is made of it now. Its raw bodies stay."""
+        former = self._threads.leave(exchange.id)
+        for at in itertools.count():
+            if not self._turns.remove_turn(_turn_id(exchange.id, at)):
+                break
+        self._turns.remove_empty_thread(exchange.id)
+        self._db.conn.execute("delete from llmproxy_exchanges where id = ?", [exchange.id])
+        self._write(exchange, reading, keep_raw=True)
+        if former is not None:
+            self._threads.rejoin(exchange.id, former)
+
+    def _write(self, exchange: Exchange, reading: Reading, *, keep_raw: bool = False) -> None:
         turn_id = thread_id = None
         turn = reading.turn
         reason = reading.reason
@@ -71,15 +87,9 @@ class DatabaseRecorder:
             turn_id=turn_id,
             thread_id=thread_id,
             reason=reason,
-            keep_raw=not replayed and (self._raw == "all" or (self._raw == "failed" and failed)),
+            keep_raw=keep_raw or (not replayed and (self._raw == "all" or (self._raw == "failed" and failed))),
         )
         insert(self._db.conn, "llmproxy_exchanges", row)
-
-    def rewrite(self, exchange: Exchange, reading: Reading) -> None:
-        """Write an exchange anew that is in the database, with what is made of it now. Its raw bodies stay."""
-        self._threads.remove(exchange.id)
-        self._db.conn.execute("delete from llmproxy_exchanges where id = ?", [exchange.id])
-        self.write(exchange, reading)
 
     def _is_replayed(self, exchange: Exchange) -> bool:
         """Whether the answer is one that is in this database already, or the replay's own error.
@@ -102,7 +112,8 @@ class DatabaseRecorder:
         reference = last_reference(turn.input)
         turn = self._items.whole(turn, exchange.id)
         if parent is not None:
-            turn = whole_turn(turn, self._turns.history(parent.turn_id), read_tools(self._db.conn, parent.turn_id))
+            history, tools = self._turns.history(parent.turn_id), read_tools(self._db.conn, parent.turn_id)
+            turn = whole_turn(turn, history, tools, parent.instructions)
         input = turn.input
         asked = conversation_keys(input)
         hint = wanted(asked, turn, reference)
@@ -140,10 +151,12 @@ class DatabaseRecorder:
         self, exchange: Exchange, turn: Turn, thread_id: str, input: Sequence[Message], tool_set: int | None
     ) -> None:
         duration = None if exchange.duration_us is None else round(exchange.duration_us / 1000)
+        # The provider reports the usage of all answers in one, and sums over turns are to come out right.
+        another = replace(turn, usage=Usage(), response_json=None)
         # The first answer last, so that the thread ends with it.
         for at, output in reversed(list(enumerate(turn.outputs))):
             self._turns.write_turn(
-                turn,
+                another if at else turn,
                 output,
                 turn_id=_turn_id(exchange.id, at),
                 thread_id=thread_id,
@@ -178,18 +191,23 @@ def _item_id(turn: Turn) -> str | None:
     return last_answer_id(response.get("output")) if turn.api == "responses" else None
 
 
-def whole_turn(turn: Turn, history: Sequence[Message], tools: Sequence[Tool]) -> Turn:
+def whole_turn(turn: Turn, history: Sequence[Message], tools: Sequence[Tool], instructions: int | None) -> Turn:
     """A turn whose request holds only what is new, with what the provider kept: the `history` and the `tools` of the
     turn that it points at.
 
-    Instructions and tools are the request's own and not inherited in Responses (OpenAI: `previous_response_id`); in
-    Messages they are inherited and never the request's own (Anthropic: message threads).
+    Instructions and tools are the request's own and not inherited in Responses (OpenAI: `previous_response_id`), a
+    developer's message among the input items is; in Messages they are inherited and never the request's own (Anthropic:
+    message threads).
+
+    - `instructions`: how many messages of the history they are; None where that is not known, and a leading system
+      message is taken for them.
     """
     if turn.api == "messages":
         return replace(turn, input=(*history, *_named(turn.input, history)), tools=turn.tools or tuple(tools))
-    own_system = [message for message in turn.input[:1] if message.role == "system"]
-    kept = [message for at, message in enumerate(history) if at > 0 or message.role != "system"]
-    return replace(turn, input=(*own_system, *kept, *_named(turn.input[len(own_system) :], history)))
+    if instructions is None:
+        instructions = int(bool(history) and history[0].role == "system")
+    own, new = turn.input[: turn.instructions], turn.input[turn.instructions :]
+    return replace(turn, input=(*own, *history[instructions:], *_named(new, history)))
 
 
 def _named(messages: Sequence[Message], history: Sequence[Message]) -> list[Message]:

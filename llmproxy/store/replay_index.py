@@ -184,13 +184,17 @@ class ReplayIndex:
     def _whole(self, turn: Turn) -> Turn:
         turn = self._items.whole(turn)
         if turn.previous_response_id is not None:
-            row = self._db.execute(
-                "select turns.id, tip_message_hash from turns join llmproxy_turns on turns.id = llmproxy_turns.turn_id"
-                " where response_id = ? order by turn_id desc limit 1",
+            # All columns, since a recording that an older version made lacks some, and is not migrated.
+            cursor = self._db.execute(
+                "select llmproxy_turns.*, tip_message_hash from turns join llmproxy_turns"
+                " on turns.id = llmproxy_turns.turn_id where response_id = ? order by turn_id desc limit 1",
                 [turn.previous_response_id],
-            ).fetchone()
-            if row is not None:
-                return whole_turn(turn, self._reader.conversation(row[1]), read_tools(self._db, row[0]))
+            )
+            values = cursor.fetchone()
+            if values is not None:
+                row = dict(zip((column[0] for column in cursor.description), values, strict=True))
+                history = self._reader.conversation(row["tip_message_hash"])
+                return whole_turn(turn, history, read_tools(self._db, row["turn_id"]), row.get("instructions"))
         return turn
 
 

@@ -143,3 +143,18 @@ def m006_references(db: Database) -> None:
     )
     db.execute("alter table llmproxy_turns add column wanted_item text")
     db.execute("create index llmproxy_turns_wanted_item on llmproxy_turns(wanted_item) where wanted_item is not null")
+
+
+@migrations()
+def m007_session(db: Database) -> None:
+    # Of more equal answers than are looked at ("Hello!"), those of one session.
+    db.execute(
+        "create index llmproxy_turns_session on llmproxy_turns(session, answer_key_without_ids, turn_id)"
+        " where session is not null and answer_key_without_ids is not null"
+    )
+
+
+@migrations()
+def m008_instructions(db: Database) -> None:
+    # So many of the first messages of a turn's input the provider does not carry over. Null: an older version wrote it.
+    db.execute("alter table llmproxy_turns add column instructions integer")

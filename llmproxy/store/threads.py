@@ -59,6 +59,14 @@ class Answer:
 
 
 @dataclass(frozen=True, slots=True)
+class Former:
+    """Where a turn was before it was taken out of the index; `parent` is the exchange that it continued."""
+
+    thread_id: str
+    parent: str | None
+
+
+@dataclass(frozen=True, slots=True)
 class _Child:
     exchange_id: str
     thread_id: str
@@ -116,6 +124,7 @@ class Threads:
                     "conversation": turn.conversation,
                     "session": wanted.session,
                     "tool_set": tool_set,
+                    "instructions": turn.instructions,
                 },
             )
             for tool_call_id in answer.calls:
@@ -139,9 +148,42 @@ class Threads:
             self._adopt(child)
         self._point(self.thread_of(exchange_id))
 
-    def remove(self, exchange_id: str) -> None:
-        """Take a turn out of the index, to enter it anew."""
+    def leave(self, exchange_id: str) -> Former | None:
+        """Take a turn out of the index, to enter it anew; None where it is not in it. `rejoin` comes after."""
+        row = self._db.execute(
+            "select thread_id, parent_exchange_id from llmproxy_turns where exchange_id = ? limit 1", [exchange_id]
+        ).fetchone()
+        turns = "select turn_id from llmproxy_turns where exchange_id = ?"
+        self._db.execute(f"delete from llmproxy_tool_calls where turn_id in ({turns})", [exchange_id])
         self._db.execute("delete from llmproxy_turns where exchange_id = ?", [exchange_id])
+        return Former(*row) if row is not None else None
+
+    def rejoin(self, exchange_id: str, former: Former) -> None:
+        """After a turn was entered anew, or was not since it is none any more: give those that continue it, and those
+        that continue what it continued, the threads they belong to."""
+        is_a_turn = self._column(exchange_id, "exchange_id") is not None
+        for child in self._children(exchange_id):
+            if is_a_turn:
+                self._db.execute(
+                    "update llmproxy_turns set parent_turn_id = parent_exchange_id where exchange_id = ?"
+                    " and parent_turn_id not in (select turn_id from llmproxy_turns where exchange_id = ?)",
+                    [child.exchange_id, exchange_id],
+                )
+                if self._column(child.exchange_id, "tool_set") != self._column(exchange_id, "tool_set"):
+                    self._name_tools(child.exchange_id)
+                self._challenge(exchange_id, child.exchange_id)
+            else:
+                self._db.execute(
+                    "update llmproxy_turns set parent_turn_id = null, parent_exchange_id = null where exchange_id = ?",
+                    [child.exchange_id],
+                )
+                self._move(child.exchange_id, child.thread_id, child.exchange_id)
+                self._store.fork_thread(child.exchange_id, None)
+                self._adopt(child.exchange_id)
+        if former.parent is not None:
+            for sibling in self._children(former.parent):
+                self._challenge(former.parent, sibling.exchange_id)
+        self._point(former.thread_id)
 
     def thread_of(self, exchange_id: str) -> str:
         """The thread that an exchange's turns are in."""
@@ -221,9 +263,7 @@ class Threads:
             return
         self._store.branch_thread(new, old)
         # What moves may begin a thread now.
-        rows = self._db.execute("select turn_id, tool_set from llmproxy_turns where exchange_id = ?", [first])
-        for turn_id, tool_set in rows.fetchall():
-            self._store.name_tools(turn_id, tool_set)
+        self._name_tools(first)
         following: list[str] = [first]
         while following:
             exchange = following.pop()
@@ -239,6 +279,11 @@ class Threads:
                     self._store.fork_thread(child.thread_id, new)
         self._point(old)
         self._point(new)
+
+    def _name_tools(self, exchange_id: str) -> None:
+        rows = self._db.execute("select turn_id, tool_set from llmproxy_turns where exchange_id = ?", [exchange_id])
+        for turn_id, tool_set in rows.fetchall():
+            self._store.name_tools(turn_id, tool_set)
 
     def _point(self, thread: str) -> None:
         row = self._db.execute(

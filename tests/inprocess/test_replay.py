@@ -282,7 +282,8 @@ def provider() -> Iterator[RawUpstream]:
         yield up
 
 
-def test_a_pointer_at_an_earlier_response_is_followed(tmp_path: Path) -> None:
+@pytest.mark.parametrize("is_old", [False, True])
+def test_a_pointer_at_an_earlier_response_is_followed(tmp_path: Path, is_old: bool) -> None:
     numbers = iter(range(1, 9))
 
     def answer(connection: Connection, request: RawRequest) -> None:
@@ -293,8 +294,8 @@ def test_a_pointer_at_an_earlier_response_is_followed(tmp_path: Path) -> None:
             b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: %d\r\n\r\n%b" % (len(body), body)
         )
 
-    questions = [
-        {"model": "m", "input": "one"},
+    questions: list[dict[str, Any]] = [
+        {"model": "m", "instructions": "i", "input": [{"role": "developer", "content": "d"}, {"content": "one"}]},
         {"model": "m", "input": "more", "previous_response_id": "resp_1"},
         {"model": "m", "input": "more"},
     ]
@@ -302,6 +303,9 @@ def test_a_pointer_at_an_earlier_response_is_followed(tmp_path: Path) -> None:
         with captured(tmp_path, {"up": {"base_url": f"{up.url}/v1"}}) as client:
             for question in questions:
                 client.post("/v1/responses", json=question)
+    if is_old:
+        # A version that did not tell instructions from what the provider keeps recorded it.
+        rows(tmp_path, "alter table llmproxy_turns drop column instructions")
     with replayed(tmp_path) as (client, _):
         ids = [client.post("/v1/responses", json=question).json()["id"] for question in reversed(questions)]
         assert ids == ["resp_3", "resp_2", "resp_1"]

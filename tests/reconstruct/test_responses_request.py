@@ -34,6 +34,7 @@ def test_the_rest_of_the_request() -> None:
     reading = read_request(
         {
             "model": "m",
+            "instructions": "i",
             "input": "hi",
             "stream": True,
             "temperature": 0,
@@ -67,6 +68,7 @@ def test_the_rest_of_the_request() -> None:
     )
     assert reading.previous_response_id == "resp_1"
     assert reading.conversation == "conv_1"
+    assert reading.instructions == 1
     assert reading.notes == ()
 
 

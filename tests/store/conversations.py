@@ -83,6 +83,11 @@ class Recordings:
                 self._recorder.write(exchange, Reading(turn.api, turn, None))
         self.pending = []
 
+    def write_again(self, exchange: Exchange, turn: Turn | None) -> None:
+        """Reingest an exchange that is written, as a turn or as none."""
+        with self.db.atomic():
+            self._recorder.rewrite(exchange, Reading("chat.completions", turn, None if turn else "not understood"))
+
     def threads(self) -> dict[str, str]:
         """The thread of each turn."""
         return dict(self.db.execute("select id, thread_id from turns").fetchall())

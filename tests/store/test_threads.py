@@ -1,5 +1,6 @@
 """Threads: which turns make one conversation, in whichever order they are ingested."""
 
+import dataclasses
 from collections.abc import Callable
 from typing import Any
 
@@ -321,6 +322,25 @@ def test_the_ids_of_items_tell_equal_conversations_apart() -> None:
     assert recordings.forks()[unsaid] == two
 
 
+@pytest.mark.parametrize(
+    ("id", "is_random"),
+    [
+        ("call_00000001", False),
+        ("call_12345678", False),
+        ("call_20250131", False),
+        ("call_0000000000001", False),
+        ("function-call-1027348602394028374", True),
+    ],
+)
+def test_a_number_for_an_id_joins_conversations_only_where_it_is_random(id: str, is_random: bool) -> None:
+    recordings = Recordings()
+    first = recordings.exchange([user("weather in Paris")], assistant("", call(id, city="Paris")))
+    # Nothing but the id is the same; where it is random, the agent has cut the history.
+    other = recordings.exchange([user("go on"), assistant("", call(id, path=".")), result(id, "r")], assistant("a"))
+    recordings.write()
+    assert (recordings.threads()[other] == first) == is_random
+
+
 def test_on_a_tie_the_same_session_then_the_newest() -> None:
     recordings = Recordings()
     a = recordings.exchange([user("q")], assistant("yes"), session="A")
@@ -330,6 +350,22 @@ def test_on_a_tie_the_same_session_then_the_newest() -> None:
     recordings.write()
     threads = recordings.threads()
     assert (threads[for_a], threads[newest]) == (a, b)
+
+
+@pytest.mark.parametrize("id", [None, "call_0"])
+def test_on_a_tie_of_many_the_same_session(id: str | None) -> None:
+    recordings = Recordings()
+    answer = assistant("Hello!", *([call(id)] if id else []))
+    first = [recordings.exchange([user("hi")], answer, session=f"S{number}") for number in range(60)]
+    recordings.exchange([user("hi")], answer)
+    then = [user("hi"), answer, *([result(id, "r")] if id else [])]
+    second = [
+        recordings.exchange([*then, user(f"more {number}")], assistant("ok"), session=f"S{number}")
+        for number in range(60)
+    ]
+    recordings.write()
+    threads = recordings.threads()
+    assert [threads[turn] for turn in second] == first
 
 
 def test_on_a_tie_the_same_model_and_system_prompt() -> None:
@@ -415,9 +451,13 @@ def test_several_choices_are_turns_on_one_parent_and_each_can_go_on() -> None:
 
 def test_previous_response_id_and_conversation() -> None:
     recordings = Recordings()
-    first = recordings.exchange([system("i1"), user("q")], assistant("a"), response_id="resp_1")
+    first = recordings.exchange([system("i1"), user("q")], assistant("a"), response_id="resp_1", instructions=1)
     second = recordings.exchange(
-        [system("i2"), user("q2")], assistant("a2"), previous_response_id="resp_1", response_id="resp_2"
+        [system("i2"), user("q2")],
+        assistant("a2"),
+        previous_response_id="resp_1",
+        response_id="resp_2",
+        instructions=1,
     )
     third = recordings.exchange([user("q3")], assistant("a3"), previous_response_id="resp_2")
     fork = recordings.exchange([user("q3 again")], assistant("a4"), previous_response_id="resp_2")
@@ -466,6 +506,18 @@ def test_a_message_thread_keeps_the_system_prompt_and_the_tools() -> None:
     assert not alone.whole_input
 
 
+def test_a_developers_message_is_carried_over_and_instructions_are_not() -> None:
+    recordings = Recordings()
+    begun = [system("i1"), system("dev"), user("q")]
+    first = recordings.exchange(begun, assistant("a"), response_id="r1", instructions=1)
+    told = [system("dev 2"), user("q2")]
+    recordings.exchange(told, assistant("a2"), previous_response_id="r1", response_id="r2")
+    last = [system("i3"), user("q3")]
+    recordings.exchange(last, assistant("a3"), previous_response_id="r2", instructions=1)
+    recordings.write()
+    assert recordings.tips() == {first: ["i3", "dev", "q", "a", "dev 2", "q2", "a2", "q3", "a3"]}
+
+
 def test_attachments_are_part_of_the_key() -> None:
     def shown(content: bytes) -> Message:
         return Message("user", [AttachmentPart(Attachment(type="image/png", content=content)), TextPart("what?")])
@@ -509,6 +561,52 @@ def test_the_order_of_ingesting_changes_nothing(order: list[int]) -> None:
     assert shuffled.forks() == in_order.forks()
     assert shuffled.tips() == in_order.tips()
     assert LogStore(shuffled.db).verify() == []
+
+
+@given(order=st.lists(st.tuples(st.integers(0, 7), st.booleans()), max_size=8))
+@settings(max_examples=12)
+def test_to_ingest_again_changes_nothing(order: list[tuple[int, bool]]) -> None:
+    """Whatever is read again, be it as no turn at first and later as one."""
+    once, again = story(), story()
+    written = list(again.pending)
+    once.write()
+    again.write()
+    is_turn = dict.fromkeys(range(8), True)
+    for at, understood in order:
+        exchange, turn = written[at]
+        again.write_again(exchange, turn if understood else None)
+        is_turn[at] = understood
+        assert set(again.threads()) == {written[at][0].id for at, is_one in is_turn.items() if is_one}
+        assert set(again.forks()) == set(again.threads().values())
+        assert LogStore(again.db).verify() == []
+        lost = "select turn_id from llmproxy_turns where parent_turn_id not in (select id from turns)"
+        assert again.db.execute(lost).fetchall() == []
+    for at, understood in is_turn.items():
+        if not understood:
+            again.write_again(*written[at])
+    assert again.threads() == once.threads()
+    assert again.forks() == once.forks()
+    assert again.tips() == once.tips()
+    for sql in (
+        "select id, thread_id from llmproxy_exchanges order by id",
+        "select turn_id, parent_turn_id, thread_id from llmproxy_turns order by turn_id",
+        "select * from llmproxy_tool_calls",
+        "select turn_id, prompt, response from turn_search order by turn_id",
+        "select turn_id, tool_id from turn_tools order by turn_id, tool_id",
+    ):
+        assert again.db.execute(sql).fetchall() == once.db.execute(sql).fetchall()
+
+
+def test_an_answer_that_is_read_again_as_fewer_keeps_those_that_continue_it() -> None:
+    recordings = Recordings()
+    first = recordings.exchange([user("q")], assistant("one"), assistant("two"))
+    after = recordings.exchange([user("q"), assistant("two"), user("go")], assistant("on"))
+    (exchange, turn), _ = recordings.pending
+    recordings.write()
+    recordings.write_again(exchange, dataclasses.replace(turn, outputs=turn.outputs[:1]))
+    assert recordings.threads() == {first: first, after: first}
+    rows = recordings.db.execute("select turn_id, parent_turn_id from llmproxy_turns order by turn_id").fetchall()
+    assert rows == [(first, None), (after, first)]
 
 
 def test_the_same_bytes_sent_as_two_types_do_not_spoil_each_other() -> None:

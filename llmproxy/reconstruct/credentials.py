@@ -11,13 +11,12 @@ from llmproxy.headers import redact_url
 REDACTED = "REDACTED"
 
 # Names without case, `_` and `-`. A `key` alone says nothing: schemas, arguments and caches have such.
-_SECRET_ENDINGS = (
+_ENDINGS = (
     "apikey", "accesskey", "accountkey", "encryptionkey", "privatekey", "secretkey", "subscriptionkey", "secret",
     "password", "passwd", "cookie", "authorization", "authorizationtoken", "accesstoken", "apitoken", "authtoken",
     "azureadtoken", "bearertoken", "idtoken", "refreshtoken", "sessiontoken", "connectionstring", "clientassertion",
     "credentials",
 )  # fmt: skip
-SECRET_NAMES = (*_SECRET_ENDINGS, "token")
 _AUTHENTICATION = frozenset({"auth", "authentication", "credential", "credentials"})
 _DATA_SOURCES = "datasources"
 _HEADERS = frozenset({"headers", "extraheaders", "httpheaders"})
@@ -26,6 +25,7 @@ _HEADERS = frozenset({"headers", "extraheaders", "httpheaders"})
 _SPOKEN = frozenset(
     {"arguments", "logprobs", "toplogprobs", "completionprobabilities", "topprobs", "inputschema", "schema"}
 )
+_GRANTS = frozenset({"assertion", "code", "codeverifier", "devicecode"})  # OAuth (RFC 6749, 7521, 7636, 8628)
 _SCALARS = (str, int, float, type(None))
 
 Credential = tuple[str, str]
@@ -57,8 +57,19 @@ def credentials_in(value: Any) -> set[Credential]:
 
 
 @lru_cache(maxsize=4096)
-def plain_name(name: str) -> str:
-    """A field's name without case, `_` and `-`, as the rules have it."""
+def is_secret(name: str) -> bool:
+    """Whether a text of this name is a credential, wherever it stands."""
+    plain = _plain(name)
+    return plain == "token" or plain.endswith(_ENDINGS)
+
+
+def is_group_of_secrets(name: str) -> bool:
+    """Whether all texts in an object of this name are taken for credentials."""
+    return _plain(name) in _AUTHENTICATION | _HEADERS
+
+
+@lru_cache(maxsize=4096)
+def _plain(name: str) -> str:
     return re.sub("[-_]", "", name).lower()
 
 
@@ -75,30 +86,27 @@ def _without(value: Any, place: _Place, found: set[Credential]) -> Any:
             fields[name] = _text(name, item, value, place)
             if fields[name] is not item:
                 found.add((name, item))
-        elif isinstance(item, _SCALARS) or _is_spoken(plain_name(name), value):
+        elif isinstance(item, _SCALARS) or _is_spoken(_plain(name), value):
             fields[name] = item
         else:
-            fields[name] = _without(item, _place_in(plain_name(name), item, place), found)
+            fields[name] = _without(item, _place_in(_plain(name), item, place), found)
     return fields
 
 
 def _text(name: str, text: str, around: Mapping[str, Any], place: _Place) -> str:
     if not text or text == REDACTED:
         return text
-    plain = plain_name(name)
-    if _is_secret(plain) or place is _Place.HEADERS or (place is _Place.AUTHENTICATION and plain != "type"):
+    plain = _plain(name)
+    if is_secret(name) or place is _Place.HEADERS or (place is _Place.AUTHENTICATION and plain != "type"):
         return REDACTED
     if (place is _Place.DATA_SOURCES and plain == "key") or (plain == "value" and _is_new_key(around)):
+        return REDACTED
+    if plain in _GRANTS and "grant_type" in around:
         return REDACTED
     if plain == "serverurl" or (plain == "url" and around.get("type") == "url" and "name" in around):
         url = redact_url(text.encode("utf-8", "surrogatepass")).decode("utf-8", "surrogatepass")
         return url if url != text else text
     return text
-
-
-@lru_cache(maxsize=4096)
-def _is_secret(plain: str) -> bool:
-    return plain == "token" or plain.endswith(_SECRET_ENDINGS)
 
 
 def _is_new_key(around: Mapping[str, Any]) -> bool:

@@ -11,9 +11,10 @@ from llmproxy.capture.exchange import CROCKFORD, FORK_OF, Exchange
 from llmproxy.headers import get
 from llmproxy.reconstruct.arguments import call_part
 from llmproxy.reconstruct.json_values import parse_object
+from llmproxy.reconstruct.other_paths import holds_no_conversation
 from llmproxy.reconstruct.turn import Turn
 from llmproxy.store.conversation_key import answer_key, conversation_keys, exact_key
-from llmproxy.store.exchanges import REPLAY_HEADER, REPLAYED, exchange_row, insert, known_exchanges
+from llmproxy.store.exchanges import REPLAY_HEADER, REPLAYED, exchange_row, insert, known_exchanges, raw_bodies
 from llmproxy.store.llm_store import TurnStore
 from llmproxy.store.normal_form import telling_ids
 from llmproxy.store.parents import Parents, wanted
@@ -59,6 +60,11 @@ class DatabaseRecorder:
             or (exchange.status or 0) >= 400
             or (turn is not None and bool(turn.error or turn.notes))
         )
+        # An upload that fails is tried again, whole; what it says is not what this database is for.
+        failed = failed and not (reading.api is None and holds_no_conversation(exchange.path))
+        bodies = None
+        if not replayed and (self._raw == "all" or (self._raw == "failed" and failed)):
+            bodies = raw_bodies(exchange)
         row = exchange_row(
             exchange,
             api=reading.api,
@@ -66,7 +72,7 @@ class DatabaseRecorder:
             turn_id=turn_id,
             thread_id=thread_id,
             reason=reason,
-            keep_raw=not replayed and (self._raw == "all" or (self._raw == "failed" and failed)),
+            bodies=bodies,
         )
         insert(self._db.conn, "llmproxy_exchanges", row)
 

@@ -5,7 +5,7 @@ below does not name.
 """
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import lru_cache
 from urllib.parse import unquote_to_bytes
 
@@ -38,9 +38,10 @@ HOP_BY_HOP = frozenset(
 _NOT_SENT_UPSTREAM = HOP_BY_HOP | {b"host", b"expect"}
 
 _SECRET_HEADER = re.compile(
-    rb"authorization|cookie|(api[-_]?keys?|token|secret|password|passwd|credentials?|signature)$"
-    rb"|(^|[-_])(key|auth)$|^authentication$"
+    rb"authorization|cookie|api[-_]?key|auth[-_]?token|(token|secret|password|passwd|credentials?|signature)$"
+    rb"|(^|[-_])(key|auth|jwt[-_]assertion|oidc[-_]data)$|^authentication$|^x-portkey-config$|^refresh$|^sec-websocket-protocol$"
 )
+_URL_HEADER = re.compile(rb"(^|[-_])(location|referr?er|ur[il]|path|link|destination|(async)?operation)$")
 _SECRET_PARAMETER = re.compile(
     rb"(api[-_]?key|authorization|token|secret|password|passwd|credentials?|signature)$|(^|[-_.])(key|auth|code|sig)$"
 )
@@ -114,12 +115,13 @@ def redact_headers(headers: Iterable[Header], more: frozenset[bytes] = frozenset
 
     `more`: names in lower case that the configuration adds to the built-in rule.
     """
-    secrets = SecretNames(more)
-    return [(name, REDACTED if secrets[name] else value) for name, value in headers]
+    rules = SecretNames(more)
+    return [(name, value if (rule := rules[name]) is None else rule(value)) for name, value in headers]
 
 
-class SecretNames(dict[bytes, bool]):
-    """Whether a field of this name holds a credential, for the names seen so far and any other.
+class SecretNames(dict[bytes, Callable[[bytes], bytes] | None]):
+    """What makes the value of a field of this name fit to be written, for the names seen so far and any other; None
+    where it is written as it is. Of a URL only its credentials are replaced.
 
     `more`: names in lower case that the configuration adds to the built-in rule.
     """
@@ -127,12 +129,43 @@ class SecretNames(dict[bytes, bool]):
     def __init__(self, more: frozenset[bytes] = frozenset()) -> None:
         self._more = more
 
-    def __missing__(self, name: bytes) -> bool:
+    def __missing__(self, name: bytes) -> Callable[[bytes], bytes] | None:
         lower = name.lower()
-        secret = lower in self._more or _SECRET_HEADER.search(lower) is not None
+        rule: Callable[[bytes], bytes] | None = None
+        if lower in self._more or _SECRET_HEADER.search(lower):
+            rule = _redact_all
+        elif _URL_HEADER.search(lower):
+            rule = redact_url
         if len(self) < 1024:  # whoever makes names up shall not fill our memory
-            self[name] = secret
-        return secret
+            self[name] = rule
+        return rule
+
+
+def _redact_all(value: bytes) -> bytes:
+    return REDACTED
+
+
+def redact_target(target: bytes) -> bytes:
+    """A request's target (RFC 9112 section 3.2) with the credentials in it replaced."""
+    if not target.startswith(b"/"):
+        return redact_url(target)
+    path, question, query = target.partition(b"?")
+    return path + question + redact_query(query) if query else target
+
+
+def redact_url(url: bytes) -> bytes:
+    """The URL, or a field's value that holds some, with names and passwords (RFC 3986 section 3.2.1) and the values of
+    key-like parameters of query and fragment replaced."""
+    if b"@" in url:
+        url = re.sub(rb"(^|[:<])(//)[^/?#\s<>]*@", rb"\1\2" + REDACTED + b"@", url)
+    if b"=" not in url:
+        return url
+    return re.sub(rb"(?<=[?#&;])([^?#&;=<>]+)=([^&;#<>]*)", _redact_parameter, url)
+
+
+def is_secret_parameter(name: bytes) -> bool:
+    """Whether a parameter of a query or a form is named like a credential; `name` is percent-decoded."""
+    return _SECRET_PARAMETER.search(name.lower()) is not None
 
 
 def redact_query(query: bytes) -> bytes:
@@ -143,5 +176,4 @@ def redact_query(query: bytes) -> bytes:
 
 
 def _redact_parameter(match: re.Match[bytes]) -> bytes:
-    name = unquote_to_bytes(match[1]).lower()
-    return match[1] + b"=" + REDACTED if _SECRET_PARAMETER.search(name) else match[0]
+    return match[1] + b"=" + REDACTED if is_secret_parameter(unquote_to_bytes(match[1])) else match[0]

@@ -32,6 +32,7 @@ from llmproxy.config import CaptureConfig
 from llmproxy.hooks import Hook, call_hooks
 from llmproxy.prompt_time import SAVED_SECONDS, PromptTime, give_way
 from llmproxy.reconstruct import Reconstruction, api_of
+from llmproxy.reconstruct.other_paths import holds_no_conversation
 from llmproxy.reconstruct.turn import NotReconstructed, Turn
 from llmproxy.store.exchanges import insert, known_exchanges, utc
 from llmproxy.store.logs_database import LogsDatabase, StoreUnavailable
@@ -192,8 +193,9 @@ def read(exchange: Exchange) -> Reading:
     """What an exchange means, or why that cannot be said."""
     api = api_of(exchange.method, exchange.path)
     if api is None:
-        # Reading a list of models is no model call; a call that we have no reader for is the next thing to learn.
-        return Reading(None, None, "no reader for this path" if exchange.method == "POST" else None)
+        # A list of models or an upload is no model call; a call that we have no reader for is the next thing to learn.
+        unknown = exchange.method == "POST" and not holds_no_conversation(exchange.path)
+        return Reading(None, None, "no reader for this path" if unknown else None)
     try:
         reconstruction = Reconstruction(
             api,

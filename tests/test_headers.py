@@ -2,7 +2,7 @@
 
 import pytest
 
-from llmproxy.headers import Header, get, redact_headers, redact_query, request_headers, response_headers
+from llmproxy.headers import Header, get, redact_headers, redact_query, redact_target, request_headers, response_headers
 
 HOST = b"api.example.com"
 
@@ -55,6 +55,7 @@ def test_what_of_the_upstreams_fields_is_passed(
         "Authorization", "authorization", "Proxy-Authorization", "Cookie", "Set-Cookie", "x-api-key", "api-key",
         "X-Goog-Api-Key", "x-llmproxy-key", "X-Auth-Token", "x-amz-security-token", "X-Secret", "x-csrf-token",
         "Ocp-Apim-Subscription-Key", "x-password", "x-signature", "apikey", "X-AccessToken", "X-UserPassword",
+        "x-portkey-config", "X-Auth-Token-Id", "x-apikey2", "CF-Access-Jwt-Assertion", "x-amzn-oidc-data",
     ],
 )  # fmt: skip
 def test_credentials_are_redacted(name: str) -> None:
@@ -97,6 +98,35 @@ def test_more_names_can_be_redacted() -> None:
 )
 def test_keys_in_the_query_are_redacted(query: bytes, redacted: bytes) -> None:
     assert redact_query(query) == redacted
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "redacted"),
+    [
+        ("Location", b"https://u:s@h/x?sig=s&a=1", b"https://[redacted]@h/x?sig=[redacted]&a=1"),
+        ("location", b"/cb?a=1#access_token=s&state=1", b"/cb?a=1#access_token=[redacted]&state=1"),
+        ("Referer", b"https://h/x?api_key=s", b"https://h/x?api_key=[redacted]"),
+        ("X-Forwarded-Uri", b"/v1?key=s", b"/v1?key=[redacted]"),
+        ("Content-Location", b"//u:s@h/@me/x@y?z=u@h", b"//[redacted]@h/@me/x@y?z=u@h"),
+        ("Operation-Location", b"https://h/x?api-version=1", b"https://h/x?api-version=1"),
+        ("Link", b'<https://u:s@h/?token=s>; rel="next"', b'<https://[redacted]@h/?token=[redacted]>; rel="next"'),
+    ],
+)
+def test_of_a_url_only_its_credentials_are_redacted(name: str, value: bytes, redacted: bytes) -> None:
+    assert redact_headers([(name.encode(), value)]) == [(name.encode(), redacted)]
+
+
+@pytest.mark.parametrize(
+    ("target", "redacted"),
+    [
+        (b"http://u:s@h/v1?apikey=s&x=1", b"http://[redacted]@h/v1?apikey=[redacted]&x=1"),
+        (b"/v1//u:s@h?key=s", b"/v1//u:s@h?key=[redacted]"),
+        (b"/v1?", b"/v1?"),
+        (b"*", b"*"),
+    ],
+)
+def test_what_form_a_target_has_its_credentials_are_redacted(target: bytes, redacted: bytes) -> None:
+    assert redact_target(target) == redacted
 
 
 def test_get_finds_the_first_whatever_its_case() -> None:

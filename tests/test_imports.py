@@ -46,7 +46,7 @@ LAYERS: list[dict[str, set[str]]] = [
         "headers": set(),
         "client": {"headers"},
         "loopback": set(),
-        "reconstruct": set(),
+        "reconstruct": {"headers"},
         "parts": set(),
         "config": set(),
         "errors": {"headers"},

@@ -25,9 +25,11 @@ def head(target: bytes = b"/v1/x", *headers: tuple[bytes, bytes]) -> RequestHead
 
 
 def test_credentials_are_never_written(tmp_path: Path) -> None:
+    secrets = [(b"authorization", b"Bearer sk-1"), (b"x-mine", b"sk-2"), (b"X-Mine", b"sk-3"), (b"x-a", b"kept")]
+    secrets += [(b"referer", b"https://u:sk-7@h/?key=sk-8&a=kept"), (b"x-portkey-config", b'{"api_key":"sk-9"}')]
+
     def test(tee: Tee, writer: SpoolWriter) -> None:
         tee.secret_names = SecretNames(frozenset((b"x-mine",)))
-        secrets = [(b"authorization", b"Bearer sk-1"), (b"x-mine", b"sk-2"), (b"X-Mine", b"sk-3"), (b"x-a", b"kept")]
         recording = tee.begin(head(b"/v1/x?api_key=sk-4&a=kept", *secrets))
         recording.response(200, [(b"Set-Cookie", b"session=sk-5"), (b"X-Mine", b"sk-6")])
         recording.end("complete")
@@ -36,7 +38,8 @@ def test_credentials_are_never_written(tmp_path: Path) -> None:
     assert b"sk-" not in segment(tmp_path).read_bytes()
     (got,) = read(tmp_path)
     assert got.path == "/v1/x?api_key=[redacted]&a=kept"
-    assert [name for name, _ in got.request_headers] == [b"authorization", b"x-mine", b"X-Mine", b"x-a"]
+    assert [name for name, _ in got.request_headers] == [name for name, _ in secrets]
+    assert dict(got.request_headers)[b"referer"] == b"https://[redacted]@h/?key=[redacted]&a=kept"
 
 
 def test_the_first_end_wins_and_is_counted_once(tmp_path: Path) -> None:

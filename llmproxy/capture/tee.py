@@ -6,7 +6,7 @@ from typing import NamedTuple
 from llmproxy.capture.back_references import Body
 from llmproxy.capture.exchange import ExchangeIds, Outcome
 from llmproxy.capture.spool import Segment, SpoolError, SpoolWriter
-from llmproxy.headers import REDACTED, Headers, SecretNames, redact_query
+from llmproxy.headers import Headers, SecretNames, redact_target
 from llmproxy.metrics import Metrics
 
 
@@ -94,8 +94,7 @@ class Recording:
         tee.metrics.began()
 
     def write_head(self, head: RequestHead) -> None:
-        path, question, query = head.target.partition(b"?")
-        target = path + question + redact_query(query) if query else head.target
+        target = redact_target(head.target)
         client = b"client: %b\n" % head.client.encode() if head.client is not None else b""
         # The moment that the monotonic clock counts from: the reader sorts by the sum of the two.
         seconds, microseconds = divmod((time.time_ns() - time.monotonic_ns() + self._started) // 1000, 1_000_000)
@@ -205,8 +204,8 @@ class Recording:
                 raise SpoolError("the exchange could not be recorded")
 
     def _redacted(self, headers: Headers) -> list[bytes]:
-        secret = self._tee.secret_names
-        return [name + b": " + (REDACTED if secret[name] else value) for name, value in headers]
+        rules = self._tee.secret_names
+        return [name + b": " + (value if (rule := rules[name]) is None else rule(value)) for name, value in headers]
 
     def _append(self, kind: bytes, payload: bytes) -> None:
         assert self._segment is not None and self._tee.spool is not None

@@ -103,7 +103,7 @@ class Reconstruction:
             schema=self._request.schema,
             options=without_credentials(self._request.options),
             usage=reading.usage,
-            response_json=reading.response_json,
+            response_json=without_credentials(reading.response_json),
             response_id=reading.response_id,
             previous_response_id=self._request.previous_response_id,
             conversation=self._request.conversation,

@@ -3,18 +3,41 @@
 import json
 import sqlite3
 from collections.abc import Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 from urllib.parse import unquote
 
 from llmproxy.capture.exchange import Exchange
 from llmproxy.headers import ASK_CLIENT_ID, ASK_USER_ID, VIA, Header, get
+from llmproxy.reconstruct.raw_bodies import masked
 from llmproxy.reconstruct.turn import Turn
 
 # On an answer that the replay upstream gives: the id of the exchange that it was recorded in.
 REPLAY_HEADER = b"x-llmproxy-replay"
 # The `reason` of such an exchange: it makes no turn, since the turn is in the database already.
 REPLAYED = "replayed"
+
+
+@dataclass(frozen=True, slots=True)
+class RawBodies:
+    """An exchange's bodies without their credentials. `pieces`: microseconds and length of each piece of the response,
+    so that it can be replayed as it came. All are None where a credential cannot be taken out; `note` says so."""
+
+    request: bytes | None
+    response: bytes | None
+    pieces: str | None
+    note: str | None = None
+
+
+def raw_bodies(exchange: Exchange) -> RawBodies:
+    """The bodies of an exchange as they may be written."""
+    request = masked(exchange.request_headers, exchange.request_body)
+    response = masked(exchange.response_headers, b"".join(piece for _, piece in exchange.response_body))
+    if request is None or response is None:  # one without the other would be read as an exchange that was cut
+        which = "request" if request is None else "response"
+        return RawBodies(None, None, None, f"raw bodies not kept: a credential in the {which} cannot be taken out")
+    return RawBodies(request, response, json.dumps([[at, len(piece)] for at, piece in exchange.response_body]))
 
 
 def exchange_row(
@@ -25,12 +48,13 @@ def exchange_row(
     turn_id: str | None,
     thread_id: str | None,
     reason: str | None,
-    keep_raw: bool,
+    bodies: RawBodies | None,
 ) -> dict[str, Any]:
     """The row of `llmproxy_exchanges` for an exchange.
 
     - `api`, `turn`: what it was reconstructed as, None where it was not; `reason` says why.
     - `turn_id`, `thread_id`: where the turn was stored, if it was.
+    - `bodies`: the raw bodies, where they are kept.
     """
     usage = turn.usage if turn else None
     outcome = exchange.outcome
@@ -42,7 +66,7 @@ def exchange_row(
             outcome = "complete"
     elif turn is not None and turn.error is not None and turn.stream and outcome == "complete":
         outcome = "error_in_stream"
-    pieces = exchange.response_body
+    notes = [*(turn.notes if turn else ()), *([bodies.note] if bodies and bodies.note else ())]
     return {
         "id": exchange.id,
         "turn_id": turn_id,
@@ -57,7 +81,7 @@ def exchange_row(
         "outcome": outcome,
         "error": exchange.error or (turn.error if turn else None),
         "reason": reason,
-        "notes": json.dumps(turn.notes) if turn and turn.notes else None,
+        "notes": json.dumps(notes) if notes else None,
         "finish_reason": turn.outputs[0].finish_reason if turn and turn.outputs else None,
         "input_tokens": usage.input_tokens if usage else None,
         "output_tokens": usage.output_tokens if usage else None,
@@ -75,10 +99,9 @@ def exchange_row(
         "user_agent": _text(get(exchange.request_headers, b"user-agent")),
         "request_headers": _header_json(exchange.request_headers),
         "response_headers": _header_json(exchange.response_headers),
-        "request_body": exchange.request_body if keep_raw else None,
-        "response_body": b"".join(piece for _, piece in pieces) if keep_raw else None,
-        # Microseconds and length of each piece, so that what was kept can be replayed as it came.
-        "response_pieces": json.dumps([[at, len(piece)] for at, piece in pieces]) if keep_raw else None,
+        "request_body": bodies.request if bodies else None,
+        "response_body": bodies.response if bodies else None,
+        "response_pieces": bodies.pieces if bodies else None,
     }
 
 

@@ -36,6 +36,8 @@ def open_database(path: Path, *, full_sync: bool = False) -> Database:
 
     It may be used from several threads, one at a time. Raises `sqlite3.Error` or `OSError`.
     """
+    # A link may point to where no file is yet: it is made there, since a link that dangles cannot be replaced.
+    path = Path(os.path.realpath(path))
     make_folder(path.parent)
     if not path.exists():
         _make(path)

@@ -14,10 +14,11 @@ from llmproxy.headers import get
 from llmproxy.reconstruct.arguments import call_part
 from llmproxy.reconstruct.items import last_answer_id
 from llmproxy.reconstruct.json_values import parse_object
+from llmproxy.reconstruct.other_paths import holds_no_conversation
 from llmproxy.reconstruct.turn import Turn, Usage
 from llmproxy.store.captured import read_tools
 from llmproxy.store.conversation_key import answer_key, conversation_keys, exact_key
-from llmproxy.store.exchanges import REPLAY_HEADER, REPLAYED, exchange_row, insert, known_exchanges
+from llmproxy.store.exchanges import REPLAY_HEADER, REPLAYED, exchange_row, insert, known_exchanges, raw_bodies
 from llmproxy.store.items import Items, answered_items, last_reference
 from llmproxy.store.llm_store import TurnStore
 from llmproxy.store.normal_form import telling_ids
@@ -80,6 +81,11 @@ class DatabaseRecorder:
             or (exchange.status or 0) >= 400
             or (turn is not None and bool(turn.error or turn.notes))
         )
+        # An upload that fails is tried again, whole; what it says is not what this database is for.
+        failed = failed and not (reading.api is None and holds_no_conversation(exchange.path))
+        bodies = None
+        if keep_raw or (not replayed and (self._raw == "all" or (self._raw == "failed" and failed))):
+            bodies = raw_bodies(exchange)
         row = exchange_row(
             exchange,
             api=reading.api,
@@ -87,7 +93,7 @@ class DatabaseRecorder:
             turn_id=turn_id,
             thread_id=thread_id,
             reason=reason,
-            keep_raw=keep_raw or (not replayed and (self._raw == "all" or (self._raw == "failed" and failed))),
+            bodies=bodies,
         )
         insert(self._db.conn, "llmproxy_exchanges", row)
 

@@ -12,6 +12,7 @@ from typing import Any
 from llmproxy.headers import Header, redact_query
 from llmproxy.reconstruct import Reconstruction, api_of
 from llmproxy.reconstruct.decoding import ContentDecoder, codings_of
+from llmproxy.reconstruct.raw_bodies import without_credentials_of
 from llmproxy.reconstruct.turn import NotReconstructed, Turn
 from llmproxy.store.request_key import Asked, counting, message_digest, normal_text, request_key
 
@@ -46,7 +47,8 @@ def read_question(
     place, _, query = path.partition("?")
     query = redact_query(query.encode("latin-1")).decode("latin-1")
     place = f"{place}?{query}" if query else place
-    decoded = _decoded(headers, body)
+    # What was captured has no credentials, so that who comes with another key asks the same.
+    decoded = without_credentials_of(headers, _decoded(headers, body))
     try:
         fields = json.loads(decoded)
     except ValueError:

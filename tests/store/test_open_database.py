@@ -111,6 +111,15 @@ def test_where_no_hard_links_are_it_is_made_in_its_place(tmp_path: Path, monkeyp
     check(tmp_path / "logs.db")
 
 
+def test_a_link_to_where_no_file_is_yet_is_followed(tmp_path: Path) -> None:
+    link = tmp_path / "linked" / "logs.db"
+    link.parent.mkdir()
+    link.symlink_to(Path("..") / "elsewhere" / "logs.db")
+    open_database(link).close()
+    assert [each.name for each in link.parent.iterdir()] == ["logs.db"] and link.is_symlink()
+    check(tmp_path / "elsewhere" / "logs.db")
+
+
 def at_work(program: str, path: Path) -> "subprocess.Popen[str]":
     """A process that has begun to migrate, and goes on when it is told a line."""
     process = subprocess.Popen(

@@ -75,7 +75,8 @@ class Blocks:
         if call_id:
             self._names[call_id] = name
         metadata = namespaced("anthropic", {"mcp_server_name": block.get("server_name"), "caller": _caller(block)})
-        return call_part(name, block.get("input"), call_id, metadata=metadata, server_executed=kind != "tool_use")
+        server = kind != "tool_use"
+        return call_part(name, block.get("input"), call_id, self._notes, metadata=metadata, server_executed=server)
 
     def _result(self, block: Mapping[str, Any]) -> Part:
         call_id = string(block.get("tool_use_id"), "tool_use_id", self._notes)

@@ -8,8 +8,9 @@ from llm.parts import Message
 from llmproxy.reconstruct.anthropic_blocks import Blocks
 from llmproxy.reconstruct.anthropic_request import read_request
 from llmproxy.reconstruct.error_message import error_message
-from llmproxy.reconstruct.json_values import Notes, mapping, parse_object
+from llmproxy.reconstruct.json_values import Notes, mapping
 from llmproxy.reconstruct.machine import ResponseReading
+from llmproxy.reconstruct.text import parse_object
 from llmproxy.reconstruct.turn import Output
 from llmproxy.reconstruct.usage import read_usage
 
@@ -146,7 +147,7 @@ class Machine:
             block["citations"] = [*(cited if isinstance(cited, list) else ()), *self._citations[index]]
         arguments = "".join(self._pieces.get((index, "partial_json"), ()))
         if arguments:
-            parsed = parse_object(arguments)
+            parsed = parse_object(arguments, self._notes)
             block["input"] = arguments if parsed is None else parsed  # text that was cut stays text
         return block
 

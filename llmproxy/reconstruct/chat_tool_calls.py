@@ -4,7 +4,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from llmproxy.reconstruct.json_values import Notes, dump, mapping, parse_object, string
+from llmproxy.reconstruct.json_values import Notes, dump, mapping, string
+from llmproxy.reconstruct.text import parse_object
 
 
 @dataclass(slots=True)
@@ -18,7 +19,7 @@ class _Call:
     rest: dict[str, Any] = field(default_factory=dict)
 
     def is_whole(self) -> bool:
-        return parse_object("".join(self.arguments)) is not None
+        return parse_object("".join(self.arguments), Notes()) is not None
 
 
 class ToolCallDeltas:

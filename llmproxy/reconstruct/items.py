@@ -111,7 +111,7 @@ class _Reader:
         if kind in _CLIENT_CALLS:
             rest["type"] = kind
         metadata = namespaced("openai", rest)
-        return call_part(name, item.get(field), call_id, metadata=metadata, server_executed=server)
+        return call_part(name, item.get(field), call_id, self._notes, metadata=metadata, server_executed=server)
 
     def _call_output(self, kind: str, item: dict[str, Any]) -> None:
         call_id = string(item.get("call_id"), "call_id", self._notes)

@@ -28,7 +28,7 @@ def server_parts(item: dict[str, Any], notes: Notes) -> list[Part]:
 def _call(item: dict[str, Any], name: str, arguments: Any, mapped: tuple[str, ...], notes: Notes) -> Part:
     rest = {key: value for key, value in item.items() if key not in (*_UNSTABLE, *mapped)}
     metadata = namespaced("openai", {"type": item["type"], **rest})
-    return call_part(name, arguments, _id(item, notes), metadata=metadata, server_executed=True)
+    return call_part(name, arguments, _id(item, notes), notes, metadata=metadata, server_executed=True)
 
 
 def _result(

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 from llm import Tool
-from llm.parts import Message, TextPart
+from llm.parts import Message, TextPart, ToolCallPart
 
 from llmproxy.reconstruct import Api, NotReconstructed, Output, Reconstruction, Turn, Usage, api_of
 
@@ -213,6 +213,50 @@ def test_surrogates_are_joined_or_replaced_everywhere() -> None:
     assert turn.outputs[0].messages == (Message("assistant", [TextPart("\U0001f600 \ufffd")]),)
     assert turn.response_json["choices"][0]["message"]["content"] == "\U0001f600 \ufffd"
     assert turn.notes == ("lone surrogate replaced",)
+
+
+CUT = r'{"a": "cut \ud83d"}'  # escapes inside text inside JSON
+KEPT = ToolCallPart("f", {"a": "cut \ufffd"}, "c")
+
+
+@pytest.mark.parametrize(
+    ("api", "request_body", "answer"),
+    [
+        (
+            "chat.completions",
+            {
+                "messages": [
+                    {"role": "assistant", "tool_calls": [{"id": "c", "function": {"name": "f", "arguments": CUT}}]}
+                ]
+            },
+            {"choices": [{"message": {"tool_calls": [{"id": "c", "function": {"name": "f", "arguments": CUT}}]}}]},
+        ),
+        (
+            "responses",
+            {"input": [{"type": "function_call", "call_id": "c", "name": "f", "arguments": CUT}]},
+            {"output": [{"type": "function_call", "call_id": "c", "name": "f", "arguments": CUT}]},
+        ),
+        (
+            "messages",
+            {
+                "messages": [
+                    {"role": "assistant", "content": [{"type": "tool_use", "id": "c", "name": "f", "input": CUT}]}
+                ]
+            },
+            {"content": [{"type": "tool_use", "id": "c", "name": "f", "input": CUT}]},
+        ),
+    ],
+)
+def test_surrogates_inside_arguments(api: Api, request_body: Any, answer: Any) -> None:
+    turn = respond(json.dumps(answer).encode(), JSON, api=api, request={"model": "m", **request_body})
+    assert turn.input == (Message("assistant", [KEPT]),)
+    assert turn.outputs[0].messages == turn.input
+    assert turn.notes == ("lone surrogate replaced",)
+
+
+def test_surrogates_inside_a_session() -> None:
+    request = {**REQUEST, "metadata": {"user_id": r'{"session_id": "s\ud83d"}'}}
+    assert begin(request).finish(complete=False).session == "s\ufffd"
 
 
 def test_notes_are_storable() -> None:

@@ -7,7 +7,7 @@ from llm.parts import Message
 
 from llmproxy.reconstruct.anthropic_blocks import Blocks
 from llmproxy.reconstruct.anthropic_request import read_request
-from llmproxy.reconstruct.error_message import error_message
+from llmproxy.reconstruct.error_message import error_message, is_error
 from llmproxy.reconstruct.json_values import Notes, mapping
 from llmproxy.reconstruct.machine import ResponseReading
 from llmproxy.reconstruct.text import parse_object
@@ -67,7 +67,7 @@ class Machine:
                 self._finished = True
             case "ping" | "content_block_stop":
                 pass
-            case _ if kind == "error" or event.get("error"):
+            case _ if kind == "error" or is_error(event, "content"):
                 self._error = error_message(event)
                 self._finished = True
             case _:
@@ -79,7 +79,7 @@ class Machine:
 
     def whole(self, body: Any) -> None:
         message = mapping(body, "response body", self._notes)
-        if message.get("error"):
+        if is_error(message, "content"):
             self._error = error_message(message)
         self._merge(message)
         self._finished = True

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from llmproxy.reconstruct.error_message import error_message
+from llmproxy.reconstruct.error_message import error_message, is_error
 from llmproxy.reconstruct.json_values import Notes, mapping, sequence, string
 from llmproxy.reconstruct.machine import RequestReading, ResponseReading
 from llmproxy.reconstruct.usage import read_usage
@@ -39,7 +39,7 @@ class Machine:
 
     def whole(self, body: Any) -> None:
         self._body = dict(mapping(body, "response body", self._notes))
-        if self._body.get("error"):
+        if is_error(self._body, "data"):
             self._error = error_message(self._body)
         if "data" in self._body:
             entries = sequence(self._body["data"], "data", self._notes)

@@ -8,6 +8,7 @@ from llmproxy.reconstruct.http_error import read_http_error
 from llmproxy.reconstruct.json_values import Notes, parse
 from llmproxy.reconstruct.machine import ResponseMachine, ResponseReading
 from llmproxy.reconstruct.sse import EventStream, ServerSentEvent
+from llmproxy.reconstruct.text import storable
 from llmproxy.reconstruct.turn import Api, NotReconstructed
 
 # Their last event says that it is the last.
@@ -81,6 +82,9 @@ class Answer(NoResponse):
         else:
             self._finish_whole(complete)
         reading = self._machine.finish()
+        if complete and self._api != "embeddings" and not reading.outputs and reading.error is None:
+            seen = storable((*self._notes, *reading.notes), Notes())
+            raise NotReconstructed("response has no answer", ", ".join(seen))
         if self.is_stream and not (complete or self._is_done or self._api in _WITH_TERMINAL_EVENT):
             # A finish reason alone is not the end of the response: the usage may follow.
             return dataclasses.replace(reading, finished=False)

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from llmproxy.reconstruct.error_message import error_message
+from llmproxy.reconstruct.error_message import error_message, is_error
 from llmproxy.reconstruct.items import read_items
 from llmproxy.reconstruct.json_values import Notes, mapping, sequence
 from llmproxy.reconstruct.machine import ResponseReading
@@ -74,7 +74,12 @@ class Machine:
             self._finished = True
         elif isinstance(event.get("response"), dict):
             return self._snapshot(event)
-        elif kind not in _PROGRESS and not kind.startswith(_PROGRESS_PREFIXES):
+        elif kind in _PROGRESS or kind.startswith(_PROGRESS_PREFIXES):
+            pass
+        elif is_error(event, "output"):
+            self._error = error_message(event)
+            self._finished = True
+        else:
             self._notes.add(f"unknown event: {kind}")
         return False
 
@@ -83,7 +88,7 @@ class Machine:
 
     def whole(self, body: Any) -> None:
         self._response = dict(mapping(body, "response body", self._notes))
-        if self._response.get("error"):
+        if is_error(self._response, "output"):
             self._error = error_message(self._response)
         self._finished = True
 

@@ -37,7 +37,9 @@ class Machine:
         self._message: dict[str, Any] = {}
         self._usage: dict[str, Any] = {}
         self._blocks: dict[int, dict[str, Any]] = {}
+        self._highest = -1  # of the blocks' places
         self._places: dict[int, int] = {}  # where the block is that was last begun with an index
+        self._highest_begun = 0  # of these indexes
         self._pieces: dict[tuple[int, str], list[str]] = {}
         self._citations: dict[int, list[Any]] = {}
         self._error: str | None = None
@@ -57,7 +59,7 @@ class Machine:
                 self._begin(_index(event, len(self._blocks)), block)
                 return _is_call(block) or any(block.get(field) for field in _OPENING_TEXT)
             case "content_block_delta":
-                index = _index(event, max(self._places, default=0))
+                index = _index(event, self._highest_begun)
                 delta = mapping(event.get("delta"), "delta", self._notes)
                 return self._delta(self._places.get(index, index), delta)
             case "message_delta":
@@ -106,8 +108,13 @@ class Machine:
 
     def _begin(self, index: int, block: dict[str, Any]) -> None:
         # Servers that translate another API may begin each block with the same index.
-        self._places[index] = index if index not in self._blocks else max(self._blocks) + 1
-        self._blocks[self._places[index]] = block
+        self._places[index] = index if index not in self._blocks else self._highest + 1
+        self._highest_begun = max(self._highest_begun, index)
+        self._ensure(self._places[index], block)
+
+    def _ensure(self, place: int, block: dict[str, Any]) -> None:
+        self._highest = max(self._highest, place)
+        self._blocks.setdefault(place, block)
 
     def _merge(self, fields: Mapping[str, Any]) -> None:
         """What an event says about the message. Its usage is cumulative and may leave out what was said before."""
@@ -120,14 +127,14 @@ class Machine:
     def _delta(self, index: int, delta: Mapping[str, Any]) -> bool:
         kind = delta.get("type")
         if kind == "citations_delta":
-            self._blocks.setdefault(index, {"type": "text"})
+            self._ensure(index, {"type": "text"})
             self._citations.setdefault(index, []).append(delta.get("citation"))
             return False
         if not isinstance(kind, str) or kind not in _TEXT_DELTAS:
             self._notes.add(f"unknown delta: {kind}")
             return False
         block_type, field = _TEXT_DELTAS[kind]
-        self._blocks.setdefault(index, {"type": block_type})
+        self._ensure(index, {"type": block_type})
         text = delta.get(field)
         if not isinstance(text, str):
             return False

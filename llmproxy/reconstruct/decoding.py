@@ -9,7 +9,9 @@ import zstandard
 
 from llmproxy.reconstruct.turn import NotReconstructed
 
-MAX_DECODED_BYTES = 256 * 1024 * 1024
+# Twice the default of `capture.max_body_bytes`, which bounds a body as it was sent: one that is made to inflate must
+# not cost much more than one that was sent at its full length.
+MAX_DECODED_BYTES = 64 * 1024 * 1024
 
 _PIECE = 256 * 1024
 # Decoders give back what they did not take, as a copy, and a body may make them do so at every twentieth byte.
@@ -22,7 +24,8 @@ class ContentDecoder:
     """Decodes one body. `codings` is in the order in which they were applied, as `Content-Encoding` lists them.
 
     What cannot be decoded from the first byte on raises `NotReconstructed`. A body that goes wrong later, ends early
-    or grows beyond `limit` gives what was decoded before; `trouble` then says why nothing more comes.
+    or grows beyond `limit` gives what was decoded before; `trouble` then says why nothing more comes. A body without
+    codings has no limit here.
     """
 
     def __init__(self, codings: Sequence[str], what: str, limit: int = MAX_DECODED_BYTES) -> None:
@@ -44,6 +47,9 @@ class ContentDecoder:
         return b"".join(self._bounded(iter(()), last=True))
 
     def _bounded(self, pieces: Iterator[bytes], *, last: bool) -> Iterator[bytes]:
+        if not self._stages:
+            yield from pieces
+            return
         for stage in self._stages:
             pieces = stage.decoded(pieces, last=last)
         for piece in pieces:

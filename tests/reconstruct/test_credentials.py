@@ -18,3 +18,8 @@ def test_credentials_of_remote_tools() -> None:
 def test_a_schema_may_speak_of_them() -> None:
     schema = {"properties": {"authorization": {"type": "string"}, "headers": {"type": "object", "description": "h"}}}
     assert without_credentials(schema) == schema
+
+
+def test_what_holds_none_is_not_copied() -> None:
+    options = {"a": [{"b": [1, "x"]}], "c": {}}
+    assert without_credentials(options) is options

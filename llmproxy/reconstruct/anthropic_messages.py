@@ -8,7 +8,7 @@ from llm.parts import Message
 from llmproxy.reconstruct.anthropic_blocks import Blocks
 from llmproxy.reconstruct.anthropic_request import read_request
 from llmproxy.reconstruct.error_message import error_message, is_error
-from llmproxy.reconstruct.json_values import Notes, mapping
+from llmproxy.reconstruct.json_values import Notes, mapping, nonempty
 from llmproxy.reconstruct.machine import ResponseReading
 from llmproxy.reconstruct.text import parse_object
 from llmproxy.reconstruct.turn import Output
@@ -95,12 +95,13 @@ class Machine:
         parts = Blocks(self._notes).parts(message.get("content"))
         answered = parts or (message and not self._error)
         messages = (Message("assistant", parts),) if parts else ()
+        reason = nonempty(message.get("stop_reason"), "stop_reason", self._notes)
         return ResponseReading(
-            outputs=(Output(0, messages, _string(message.get("stop_reason"))),) if answered else (),
-            resolved_model=_string(message.get("model")),
+            outputs=(Output(0, messages, reason),) if answered else (),
+            resolved_model=nonempty(message.get("model"), "model", self._notes),
             usage=read_usage(message.get("usage"), self._notes),
             response_json=message or None,
-            response_id=_string(message.get("id")),
+            response_id=nonempty(message.get("id"), "id", self._notes),
             error=self._error,
             finished=self._finished,
             notes=tuple(self._notes),
@@ -167,7 +168,3 @@ def _index(event: Mapping[str, Any], default: int) -> int:
 def _is_call(block: Mapping[str, Any]) -> bool:
     kind = block.get("type")
     return isinstance(kind, str) and kind.endswith(("tool_use", "_tool_result"))
-
-
-def _string(value: Any) -> str | None:
-    return value if isinstance(value, str) and value else None

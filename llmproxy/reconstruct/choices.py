@@ -6,7 +6,7 @@ from typing import Any, Protocol
 from llm.parts import Message
 
 from llmproxy.reconstruct.error_message import error_message, is_error
-from llmproxy.reconstruct.json_values import Notes, integer, mapping, objects, string
+from llmproxy.reconstruct.json_values import Notes, integer, mapping, nonempty, objects
 from llmproxy.reconstruct.machine import ResponseReading
 from llmproxy.reconstruct.turn import Output
 from llmproxy.reconstruct.usage import read_usage
@@ -138,10 +138,10 @@ class ChoicesMachine:
         timings = self._body.get("timings")  # llama.cpp
         return ResponseReading(
             outputs=self._outputs(),
-            resolved_model=_nonempty(self._body.get("model"), "model", self._notes),
+            resolved_model=nonempty(self._body.get("model"), "model", self._notes),
             usage=read_usage(self._usage(), self._notes, {"timings": timings} if timings else None),
             response_json=self._body or None,
-            response_id=_nonempty(self._body.get("id"), "id", self._notes),
+            response_id=nonempty(self._body.get("id"), "id", self._notes),
             error=self._error,
             # Perplexity and others send no [DONE].
             finished=self._finished or (bool(reasons) and None not in reasons),
@@ -171,7 +171,3 @@ class ChoicesMachine:
         # Moonshot puts it into the choice that finishes a stream.
         in_choices = [choice.get("usage") for choice in objects(self._body.get("choices"), "choices", self._notes)]
         return next(filter(None, reversed(in_choices)), None)
-
-
-def _nonempty(value: Any, what: str, notes: Notes) -> str | None:
-    return string(value, what, notes) or None

@@ -95,6 +95,11 @@ def mapping(value: Any, what: str, notes: Notes) -> Mapping[str, Any]:
     return {}
 
 
+def object_or_empty(value: Any) -> Mapping[str, Any]:
+    """`mapping` where it is nothing to be noted that there is no object."""
+    return value if isinstance(value, dict) else {}
+
+
 def sequence(value: Any, what: str, notes: Notes) -> list[Any]:
     """`value` if it is an array; else an empty one, noted unless it was null."""
     if isinstance(value, list):
@@ -120,6 +125,11 @@ def string(value: Any, what: str, notes: Notes) -> str:
     if value is not None:
         notes.add(f"{what} is not a string")
     return ""
+
+
+def nonempty(value: Any, what: str, notes: Notes) -> str | None:
+    """`value` if it is a string that says something; else None, noted unless it was null or ""."""
+    return string(value, what, notes) or None
 
 
 def integer(value: Any, what: str, notes: Notes) -> int | None:

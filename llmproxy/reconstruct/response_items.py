@@ -4,6 +4,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from llmproxy.reconstruct.json_values import object_or_empty
+
 # Events `<name>.delta` and `<name>.done`: what they write.
 # In a list of the item: (the list, the event's index into it, the entry's type, the entry's and the event's field).
 _IN_LIST = {
@@ -52,13 +54,13 @@ class ResponseItems:
     def added(self, event: Mapping[str, Any]) -> bool:
         """`response.output_item.added`. Whether it carried output: a tool's name does."""
         item = self._announced(event)
-        item.body = dict(_object(event.get("item")))
+        item.body = dict(object_or_empty(event.get("item")))
         return _is_call(item.body)
 
     def finished(self, event: Mapping[str, Any]) -> bool:
         """`response.output_item.done`. Whether it carried output."""
         item = self._announced(event)
-        item.body, item.finished = dict(_object(event.get("item"))), True
+        item.body, item.finished = dict(object_or_empty(event.get("item"))), True
         item.pieces.clear()
         return _is_call(item.body) or bool(item.body.get("content") or item.body.get("summary"))
 
@@ -93,7 +95,7 @@ class ResponseItems:
     def _announced(self, event: Mapping[str, Any]) -> _Item:
         """The item that an event brings with it: a new one where its index is that of an item already done, as servers
         send it that never count the index up."""
-        body = _object(event.get("item"))
+        body = object_or_empty(event.get("item"))
         item = self._item(event, body)
         if not item.finished:
             return item
@@ -141,7 +143,3 @@ def _built(item: _Item) -> dict[str, Any]:
 
 def _is_call(body: Mapping[str, Any]) -> bool:
     return str(body.get("type")).endswith(_TOOL_CALL_SUFFIX)
-
-
-def _object(value: Any) -> Mapping[str, Any]:
-    return value if isinstance(value, dict) else {}

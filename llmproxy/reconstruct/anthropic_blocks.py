@@ -12,7 +12,7 @@ from llm.parts import AttachmentPart, Part, ReasoningPart, TextPart, ToolResultP
 
 from llmproxy.reconstruct import attachments
 from llmproxy.reconstruct.arguments import call_part
-from llmproxy.reconstruct.json_values import Notes, mapping, namespaced, sequence, string
+from llmproxy.reconstruct.json_values import Notes, mapping, namespaced, nonempty, sequence, string
 from llmproxy.reconstruct.tool_output import read_output, result_json
 
 _RESULT = "_tool_result"
@@ -75,7 +75,8 @@ class Blocks:
         if call_id:
             self._names[call_id] = name
         metadata = namespaced("anthropic", {"mcp_server_name": block.get("server_name"), "caller": _caller(block)})
-        return call_part(name, block.get("input"), call_id, metadata=metadata, server_executed=kind != "tool_use")
+        server = kind != "tool_use"
+        return call_part(name, block.get("input"), call_id, self._notes, metadata=metadata, server_executed=server)
 
     def _result(self, block: Mapping[str, Any]) -> Part:
         call_id = string(block.get("tool_use_id"), "tool_use_id", self._notes)
@@ -100,7 +101,7 @@ class Blocks:
         return ToolResultPart(
             name=kind.removesuffix(_RESULT),
             output=content if isinstance(content, str) else "" if content is None else result_json(content),
-            tool_call_id=string(block.get("tool_use_id"), "tool_use_id", self._notes) or None,
+            tool_call_id=nonempty(block.get("tool_use_id"), "tool_use_id", self._notes),
             server_executed=True,
             provider_metadata=namespaced("anthropic", metadata),
         )
@@ -109,7 +110,7 @@ class Blocks:
         what: attachments.Kind = "image" if kind == "image" else "file"
         extra = {key: block.get(key) for key in ("title", "context", "citations")}
         source = mapping(block.get("source"), "source", self._notes)
-        media_type = string(source.get("media_type"), "media_type", self._notes) or None
+        media_type = nonempty(source.get("media_type"), "media_type", self._notes)
         match source.get("type"):
             case "base64":
                 data = string(source.get("data"), "data", self._notes)

@@ -7,9 +7,10 @@ from llm.parts import Message
 
 from llmproxy.reconstruct.anthropic_blocks import Blocks
 from llmproxy.reconstruct.anthropic_request import read_request
-from llmproxy.reconstruct.error_message import error_message
-from llmproxy.reconstruct.json_values import Notes, mapping, parse_object
+from llmproxy.reconstruct.error_message import error_message, is_error
+from llmproxy.reconstruct.json_values import Notes, mapping, nonempty
 from llmproxy.reconstruct.machine import ResponseReading
+from llmproxy.reconstruct.text import parse_object
 from llmproxy.reconstruct.turn import Output
 from llmproxy.reconstruct.usage import read_usage
 
@@ -36,7 +37,9 @@ class Machine:
         self._message: dict[str, Any] = {}
         self._usage: dict[str, Any] = {}
         self._blocks: dict[int, dict[str, Any]] = {}
+        self._highest = -1  # of the blocks' places
         self._places: dict[int, int] = {}  # where the block is that was last begun with an index
+        self._highest_begun = 0  # of these indexes
         self._pieces: dict[tuple[int, str], list[str]] = {}
         self._citations: dict[int, list[Any]] = {}
         self._error: str | None = None
@@ -56,7 +59,7 @@ class Machine:
                 self._begin(_index(event, len(self._blocks)), block)
                 return _is_call(block) or any(block.get(field) for field in _OPENING_TEXT)
             case "content_block_delta":
-                index = _index(event, max(self._places, default=0))
+                index = _index(event, self._highest_begun)
                 delta = mapping(event.get("delta"), "delta", self._notes)
                 return self._delta(self._places.get(index, index), delta)
             case "message_delta":
@@ -66,7 +69,7 @@ class Machine:
                 self._finished = True
             case "ping" | "content_block_stop":
                 pass
-            case _ if kind == "error" or event.get("error"):
+            case _ if kind == "error" or is_error(event, "content"):
                 self._error = error_message(event)
                 self._finished = True
             case _:
@@ -78,7 +81,7 @@ class Machine:
 
     def whole(self, body: Any) -> None:
         message = mapping(body, "response body", self._notes)
-        if message.get("error"):
+        if is_error(message, "content"):
             self._error = error_message(message)
         self._merge(message)
         self._finished = True
@@ -92,12 +95,13 @@ class Machine:
         parts = Blocks(self._notes).parts(message.get("content"))
         answered = parts or (message and not self._error)
         messages = (Message("assistant", parts),) if parts else ()
+        reason = nonempty(message.get("stop_reason"), "stop_reason", self._notes)
         return ResponseReading(
-            outputs=(Output(0, messages, _string(message.get("stop_reason"))),) if answered else (),
-            resolved_model=_string(message.get("model")),
+            outputs=(Output(0, messages, reason),) if answered else (),
+            resolved_model=nonempty(message.get("model"), "model", self._notes),
             usage=read_usage(message.get("usage"), self._notes),
             response_json=message or None,
-            response_id=_string(message.get("id")),
+            response_id=nonempty(message.get("id"), "id", self._notes),
             error=self._error,
             finished=self._finished,
             notes=tuple(self._notes),
@@ -105,8 +109,13 @@ class Machine:
 
     def _begin(self, index: int, block: dict[str, Any]) -> None:
         # Servers that translate another API may begin each block with the same index.
-        self._places[index] = index if index not in self._blocks else max(self._blocks) + 1
-        self._blocks[self._places[index]] = block
+        self._places[index] = index if index not in self._blocks else self._highest + 1
+        self._highest_begun = max(self._highest_begun, index)
+        self._ensure(self._places[index], block)
+
+    def _ensure(self, place: int, block: dict[str, Any]) -> None:
+        self._highest = max(self._highest, place)
+        self._blocks.setdefault(place, block)
 
     def _merge(self, fields: Mapping[str, Any]) -> None:
         """What an event says about the message. Its usage is cumulative and may leave out what was said before."""
@@ -119,14 +128,14 @@ class Machine:
     def _delta(self, index: int, delta: Mapping[str, Any]) -> bool:
         kind = delta.get("type")
         if kind == "citations_delta":
-            self._blocks.setdefault(index, {"type": "text"})
+            self._ensure(index, {"type": "text"})
             self._citations.setdefault(index, []).append(delta.get("citation"))
             return False
         if not isinstance(kind, str) or kind not in _TEXT_DELTAS:
             self._notes.add(f"unknown delta: {kind}")
             return False
         block_type, field = _TEXT_DELTAS[kind]
-        self._blocks.setdefault(index, {"type": block_type})
+        self._ensure(index, {"type": block_type})
         text = delta.get(field)
         if not isinstance(text, str):
             return False
@@ -146,7 +155,7 @@ class Machine:
             block["citations"] = [*(cited if isinstance(cited, list) else ()), *self._citations[index]]
         arguments = "".join(self._pieces.get((index, "partial_json"), ()))
         if arguments:
-            parsed = parse_object(arguments)
+            parsed = parse_object(arguments, self._notes)
             block["input"] = arguments if parsed is None else parsed  # text that was cut stays text
         return block
 
@@ -159,7 +168,3 @@ def _index(event: Mapping[str, Any], default: int) -> int:
 def _is_call(block: Mapping[str, Any]) -> bool:
     kind = block.get("type")
     return isinstance(kind, str) and kind.endswith(("tool_use", "_tool_result"))
-
-
-def _string(value: Any) -> str | None:
-    return value if isinstance(value, str) and value else None

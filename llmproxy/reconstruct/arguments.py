@@ -4,13 +4,15 @@ from typing import Any
 
 from llm.parts import ToolCallPart
 
-from llmproxy.reconstruct.json_values import dump, parse_object
+from llmproxy.reconstruct.json_values import Notes, dump
+from llmproxy.reconstruct.text import parse_object
 
 
 def call_part(
     name: str,
     arguments: Any,
     call_id: str | None,
+    notes: Notes,
     *,
     metadata: dict[str, Any] | None = None,
     server_executed: bool = False,
@@ -20,7 +22,7 @@ def call_part(
     `arguments` is what the wire says: JSON text, or an object already. Nothing ("" or null) is no arguments. What is
     not a JSON object (text that was cut, a list) is kept as text in ``provider_metadata["llmproxy"]["arguments"]``.
     """
-    parsed, unparsed = _parsed(arguments)
+    parsed, unparsed = _parsed(arguments, notes)
     if unparsed is not None:
         metadata = {**(metadata or {}), "llmproxy": {"arguments": unparsed}}
     return ToolCallPart(
@@ -44,12 +46,12 @@ def custom_call_part(
     )
 
 
-def _parsed(arguments: Any) -> tuple[dict[str, Any], str | None]:
+def _parsed(arguments: Any, notes: Notes) -> tuple[dict[str, Any], str | None]:
     if arguments is None or arguments == "":
         return {}, None
     if isinstance(arguments, dict):
         return arguments, None
     if not isinstance(arguments, str):
         return {}, dump(arguments)
-    parsed = parse_object(arguments)
+    parsed = parse_object(arguments, notes)
     return ({}, arguments) if parsed is None else (parsed, None)

@@ -64,7 +64,7 @@ class ChatSaid:
                 return self._audio.take(mapping(value, field, notes))
             case "images" | "annotations":
                 items = sequence(value, field, notes)
-                self._rest[field] = [*self._rest.get(field, ()), *items]
+                self._rest.setdefault(field, []).extend(items)
                 return bool(items) and field == "images"
             case "role":
                 if isinstance(value, str) and value:

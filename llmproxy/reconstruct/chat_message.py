@@ -88,7 +88,7 @@ def _parts_of_field(field: str, value: Any, notes: Notes, audio_format: str) -> 
             name = string(call.get("name"), "function name", notes)
             arguments = call.get("arguments")
             metadata = {"openai": {"type": "function_call"}}
-            return [call_part(name, arguments, None, metadata=metadata)] if name or arguments else []
+            return [call_part(name, arguments, None, notes, metadata=metadata)] if name or arguments else []
         case _:
             return []
 
@@ -196,7 +196,7 @@ def _call(call: Mapping[str, Any], notes: Notes) -> list[Part]:
         metadata["function"] = rest
     if call.get("type") not in (None, "", "function"):
         metadata["type"] = call["type"]
-    return [call_part(name, function.get("arguments"), call_id, metadata=namespaced("openai", metadata))]
+    return [call_part(name, function.get("arguments"), call_id, notes, metadata=namespaced("openai", metadata))]
 
 
 def _tool_result(given: Mapping[str, Any], notes: Notes, call_names: Mapping[str, str]) -> ToolResultPart:

@@ -5,8 +5,8 @@ from typing import Any, Protocol
 
 from llm.parts import Message
 
-from llmproxy.reconstruct.error_message import error_message
-from llmproxy.reconstruct.json_values import Notes, integer, mapping, objects, string
+from llmproxy.reconstruct.error_message import error_message, is_error
+from llmproxy.reconstruct.json_values import Notes, integer, mapping, nonempty, objects
 from llmproxy.reconstruct.machine import ResponseReading
 from llmproxy.reconstruct.turn import Output
 from llmproxy.reconstruct.usage import read_usage
@@ -88,7 +88,7 @@ class ChoicesMachine:
         chunk = mapping(data, "event", self._notes)
         if not chunk:
             return False
-        if name == "error" or _is_error(chunk):
+        if name == "error" or is_error(chunk, "choices"):
             self._error = self._error or error_message(chunk)
         elif not chunk.keys() & {"choices", "usage", "value"}:
             self._notes.add(f"unknown event: {name}")
@@ -121,7 +121,7 @@ class ChoicesMachine:
         self._body = dict(mapping(body, "response body", self._notes))
         choices = objects(self._body.get("choices"), "choices", self._notes)
         failed = [choice for choice in choices if choice.get("error")]
-        if _is_error(self._body):
+        if is_error(self._body, "choices"):
             self._error = error_message(self._body)
         elif failed:
             self._error = error_message(failed[0])
@@ -138,10 +138,10 @@ class ChoicesMachine:
         timings = self._body.get("timings")  # llama.cpp
         return ResponseReading(
             outputs=self._outputs(),
-            resolved_model=_nonempty(self._body.get("model"), "model", self._notes),
+            resolved_model=nonempty(self._body.get("model"), "model", self._notes),
             usage=read_usage(self._usage(), self._notes, {"timings": timings} if timings else None),
             response_json=self._body or None,
-            response_id=_nonempty(self._body.get("id"), "id", self._notes),
+            response_id=nonempty(self._body.get("id"), "id", self._notes),
             error=self._error,
             # Perplexity and others send no [DONE].
             finished=self._finished or (bool(reasons) and None not in reasons),
@@ -171,13 +171,3 @@ class ChoicesMachine:
         # Moonshot puts it into the choice that finishes a stream.
         in_choices = [choice.get("usage") for choice in objects(self._body.get("choices"), "choices", self._notes)]
         return next(filter(None, reversed(in_choices)), None)
-
-
-def _is_error(said: Mapping[str, Any]) -> bool:
-    """Whether an object tells of an error: as its `error`, or as one itself, as vLLM, Mistral and Cerebras send it."""
-    is_bare = said.get("object") == "error" or "detail" in said or isinstance(said.get("message"), str)
-    return bool(said.get("error")) or ("choices" not in said and is_bare)
-
-
-def _nonempty(value: Any, what: str, notes: Notes) -> str | None:
-    return string(value, what, notes) or None

@@ -4,6 +4,7 @@ import re
 from collections.abc import Mapping
 from enum import Enum, auto
 from functools import lru_cache
+from operator import is_not
 from typing import Any
 
 from llmproxy.headers import redact_url
@@ -44,7 +45,8 @@ class _Place(Enum):
 def without_credentials(value: Any) -> Any:
     """JSON with the text of what is named as a credential replaced, and all headers of a tool server.
 
-    Only text: a schema may have a property `password`, whose value is an object.
+    Only text: a schema may have a property `password`, whose value is an object. What holds none is returned as it is,
+    not copied: it may be large.
     """
     return _without(value, _Place.ANY, set())
 
@@ -77,7 +79,8 @@ def _without(value: Any, place: _Place, found: set[Credential]) -> Any:
     if isinstance(value, list):
         if {dict, list}.isdisjoint(map(type, value)):  # the numbers of an embedding are many
             return value
-        return [_without(item, place, found) for item in value]
+        items = [_without(item, place, found) for item in value]
+        return items if any(map(is_not, items, value)) else value
     if not isinstance(value, Mapping) or "properties" in value or value.get("type") == "object":
         return value
     fields: dict[str, Any] = {}
@@ -90,7 +93,7 @@ def _without(value: Any, place: _Place, found: set[Credential]) -> Any:
             fields[name] = item
         else:
             fields[name] = _without(item, _place_in(_plain(name), item, place), found)
-    return fields
+    return fields if any(map(is_not, fields.values(), value.values())) else value
 
 
 def _text(name: str, text: str, around: Mapping[str, Any], place: _Place) -> str:

@@ -9,9 +9,13 @@ import zstandard
 
 from llmproxy.reconstruct.turn import NotReconstructed
 
-MAX_DECODED_BYTES = 256 * 1024 * 1024
+# Twice the default of `capture.max_body_bytes`, which bounds a body as it was sent: one that is made to inflate must
+# not cost much more than one that was sent at its full length.
+MAX_DECODED_BYTES = 64 * 1024 * 1024
 
 _PIECE = 256 * 1024
+# Decoders give back what they did not take, as a copy, and a body may make them do so at every twentieth byte.
+_SLICE = 16 * 1024
 # zstandard gives no bound for one call's output. A block of at most 128 KiB takes 4 bytes or more (RFC 8878, 3.1.1.2).
 _ZSTD_INPUT = 1024
 
@@ -20,7 +24,8 @@ class ContentDecoder:
     """Decodes one body. `codings` is in the order in which they were applied, as `Content-Encoding` lists them.
 
     What cannot be decoded from the first byte on raises `NotReconstructed`. A body that goes wrong later, ends early
-    or grows beyond `limit` gives what was decoded before; `trouble` then says why nothing more comes.
+    or grows beyond `limit` gives what was decoded before; `trouble` then says why nothing more comes. A body without
+    codings has no limit here.
     """
 
     def __init__(self, codings: Sequence[str], what: str, limit: int = MAX_DECODED_BYTES) -> None:
@@ -42,6 +47,9 @@ class ContentDecoder:
         return b"".join(self._bounded(iter(()), last=True))
 
     def _bounded(self, pieces: Iterator[bytes], *, last: bool) -> Iterator[bytes]:
+        if not self._stages:
+            yield from pieces
+            return
         for stage in self._stages:
             pieces = stage.decoded(pieces, last=last)
         for piece in pieces:
@@ -77,12 +85,11 @@ class _Stage:
         if self.trouble is not None:
             return
         try:
-            for data in pieces:
-                for piece in self._coding.decode(data):
-                    yield self._counted(piece)
-                    if self._room < 0:
-                        self.trouble = f"{self._what} is too large when decoded"
-                        return
+            for piece in (piece for data in _slices(pieces) for piece in self._coding.decode(data)):
+                yield self._counted(piece)
+                if self._room < 0:
+                    self.trouble = f"{self._what} is too large when decoded"
+                    return
             if last:
                 yield self._counted(self._coding.flush())
         except (zlib.error, brotli.error, zstandard.ZstdError) as error:
@@ -94,6 +101,12 @@ class _Stage:
         self._decoded_some = self._decoded_some or bool(piece)
         self._room -= len(piece)
         return piece
+
+
+def _slices(pieces: Iterator[bytes]) -> Iterator[bytes]:
+    for data in pieces:
+        for start in range(0, len(data), _SLICE):
+            yield data[start : start + _SLICE]
 
 
 class _Identity:
@@ -109,14 +122,15 @@ class _Gzip:
 
     def __init__(self) -> None:
         self._member = zlib.decompressobj(zlib.MAX_WBITS | 16)
-        self._is_first = True
         self._between = b""  # what may begin a further member
+        self._is_over = False
 
     def decode(self, data: bytes) -> Iterator[bytes]:
-        while data:
+        while data and not self._is_over:
             if self._member.eof:
                 self._between = (self._between + data).lstrip(b"\0")
-                if not b"\x1f\x8b".startswith(self._between[:2]) or len(self._between) < 2:
+                self._is_over = not b"\x1f\x8b".startswith(self._between[:2])
+                if self._is_over or len(self._between) < 2:
                     return
                 data, self._between = self._between, b""
                 self._member = zlib.decompressobj(zlib.MAX_WBITS | 16)

@@ -3,8 +3,8 @@
 from collections.abc import Mapping
 from typing import Any
 
-from llmproxy.reconstruct.error_message import error_message
-from llmproxy.reconstruct.json_values import Notes, mapping, sequence, string
+from llmproxy.reconstruct.error_message import error_message, is_error
+from llmproxy.reconstruct.json_values import Notes, mapping, nonempty, sequence
 from llmproxy.reconstruct.machine import RequestReading, ResponseReading
 from llmproxy.reconstruct.usage import read_usage
 
@@ -39,7 +39,7 @@ class Machine:
 
     def whole(self, body: Any) -> None:
         self._body = dict(mapping(body, "response body", self._notes))
-        if self._body.get("error"):
+        if is_error(self._body, "data"):
             self._error = error_message(self._body)
         if "data" in self._body:
             entries = sequence(self._body["data"], "data", self._notes)
@@ -48,10 +48,10 @@ class Machine:
 
     def finish(self) -> ResponseReading:
         return ResponseReading(
-            resolved_model=string(self._body.get("model"), "model", self._notes) or None,
+            resolved_model=nonempty(self._body.get("model"), "model", self._notes),
             usage=read_usage(self._body.get("usage"), self._notes),
             response_json=self._body or None,
-            response_id=string(self._body.get("id"), "id", self._notes) or None,
+            response_id=nonempty(self._body.get("id"), "id", self._notes),
             error=self._error,
             finished=self._finished,
             notes=tuple(self._notes),

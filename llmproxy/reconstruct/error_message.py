@@ -6,6 +6,15 @@ from typing import Any
 from llmproxy.reconstruct.json_values import dump
 
 
+def is_error(said: Mapping[str, Any], answer: str) -> bool:
+    """Whether an object tells of an error: as its `error`, or as one itself, as vLLM, Mistral and Cerebras send it.
+
+    `answer` is the field that an answer has and a bare error has not.
+    """
+    is_bare = said.get("object") == "error" or "detail" in said or isinstance(said.get("message"), str)
+    return bool(said.get("error")) or (answer not in said and is_bare)
+
+
 def error_message(said: Mapping[str, Any]) -> str:
     """The message of an object with an `error` (an object or a text), or of one that is the error itself."""
     error = said.get("error") or said

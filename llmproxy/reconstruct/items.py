@@ -8,8 +8,8 @@ from llm.parts import AttachmentPart, Message, Part, ReasoningPart, TextPart, To
 
 from llmproxy.reconstruct.arguments import call_part, custom_call_part
 from llmproxy.reconstruct.item_content import content_part, content_parts
-from llmproxy.reconstruct.json_values import Notes, namespaced, sequence, string, without_empty
-from llmproxy.reconstruct.server_items import SERVER_ITEMS, server_parts
+from llmproxy.reconstruct.json_values import Notes, namespaced, nonempty, sequence, string, without_empty
+from llmproxy.reconstruct.server_items import SERVER_ITEMS, UNSTABLE, server_parts
 from llmproxy.reconstruct.tool_output import read_output, result_json
 
 # Calls that the client is to run, besides functions: the item's type -> (the tool, the field with its arguments).
@@ -30,8 +30,6 @@ _CALL_OUTPUTS = {
     "tool_search_output": "tool_search",
 }
 _ANSWERS = ("function_call", "custom_tool_call", *_CLIENT_CALLS)
-# An item's own id and status change or vanish when it is sent back (QUIRKS: half of all function calls lose theirs).
-_UNSTABLE = ("type", "id", "status")
 
 
 def read_items(items: Iterable[Any], notes: Notes, *, default_role: str) -> tuple[Message, ...]:
@@ -114,14 +112,14 @@ class _Reader:
                 self._server_calls.add(call_id)
         if kind == "tool_search_call":
             self._last_search = call_id
-        rest = {key: value for key, value in item.items() if key not in (*_UNSTABLE, "call_id", "name", field)}
+        rest = {key: value for key, value in item.items() if key not in (*UNSTABLE, "call_id", "name", field)}
         if kind == "custom_tool_call":
             text = string(item.get("input"), "input", self._notes)
             return custom_call_part(name, text, call_id, metadata=without_empty(rest))
         if kind in _CLIENT_CALLS:
             rest["type"] = kind
         metadata = namespaced("openai", rest)
-        return call_part(name, item.get(field), call_id, metadata=metadata, server_executed=server)
+        return call_part(name, item.get(field), call_id, self._notes, metadata=metadata, server_executed=server)
 
     def _call_output(self, kind: str, item: dict[str, Any]) -> None:
         call_id = string(item.get("call_id"), "call_id", self._notes)
@@ -136,7 +134,7 @@ class _Reader:
             text, media = result_json(content), list[Attachment]()
         else:
             text, media = read_output(content, lambda block: content_part(block, self._notes))
-        rest = {key: value for key, value in item.items() if key not in (*_UNSTABLE, "call_id", field)}
+        rest = {key: value for key, value in item.items() if key not in (*UNSTABLE, "call_id", field)}
         if item.get("status") != "completed":
             rest["status"] = item.get("status")  # a patch that failed says so only here
         if kind != "function_call_output":
@@ -205,7 +203,7 @@ def _approval(item: dict[str, Any], notes: Notes) -> ToolResultPart:
     return ToolResultPart(
         name="mcp_approval",
         output="approved" if item.get("approve") is True else "denied",
-        tool_call_id=string(item.get("approval_request_id"), "approval_request_id", notes) or None,
+        tool_call_id=nonempty(item.get("approval_request_id"), "approval_request_id", notes),
         # It answers the provider's own call: no client's tool gave it.
         server_executed=True,
         provider_metadata=namespaced("openai", {"type": "mcp_approval_response", "reason": item.get("reason")}),

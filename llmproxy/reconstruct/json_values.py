@@ -1,7 +1,6 @@
 """JSON as others send it: parsed with bounds, and read field by field without trust in its types."""
 
 import json
-import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
@@ -40,19 +39,7 @@ def _no_constant(name: str) -> None:
     return None
 
 
-def _refuse_constant(name: str) -> Any:
-    raise ValueError(f"{name} is not JSON")
-
-
-def _finite(digits: str) -> float:
-    value = float(digits)
-    if math.isinf(value):
-        raise ValueError(f"{digits[:20]} is no number that can be kept")
-    return value
-
-
 _DECODER = json.JSONDecoder(parse_constant=_no_constant)
-_STRICT_DECODER = json.JSONDecoder(parse_constant=_refuse_constant, parse_float=_finite)
 
 
 def parse(text: bytes | str, what: str, number: Callable[[str], float] | None = None) -> Any:
@@ -75,15 +62,6 @@ def parse(text: bytes | str, what: str, number: Callable[[str], float] | None = 
     if too_deep(value, text):
         raise NotReconstructed(f"{what} is nested too deeply")
     return value
-
-
-def parse_object(text: str) -> dict[str, Any] | None:
-    """The object of a strictly valid JSON text inside another one; None where it is none, or nested too deeply."""
-    try:
-        value = _STRICT_DECODER.decode(text)
-    except (RecursionError, ValueError):
-        return None
-    return value if isinstance(value, dict) and not too_deep(value, text) else None
 
 
 def too_deep(value: Any, text: str) -> bool:
@@ -117,6 +95,11 @@ def mapping(value: Any, what: str, notes: Notes) -> Mapping[str, Any]:
     return {}
 
 
+def object_or_empty(value: Any) -> Mapping[str, Any]:
+    """`mapping` where it is nothing to be noted that there is no object."""
+    return value if isinstance(value, dict) else {}
+
+
 def sequence(value: Any, what: str, notes: Notes) -> list[Any]:
     """`value` if it is an array; else an empty one, noted unless it was null."""
     if isinstance(value, list):
@@ -142,6 +125,11 @@ def string(value: Any, what: str, notes: Notes) -> str:
     if value is not None:
         notes.add(f"{what} is not a string")
     return ""
+
+
+def nonempty(value: Any, what: str, notes: Notes) -> str | None:
+    """`value` if it is a string that says something; else None, noted unless it was null or ""."""
+    return string(value, what, notes) or None
 
 
 def integer(value: Any, what: str, notes: Notes) -> int | None:

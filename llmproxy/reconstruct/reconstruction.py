@@ -62,7 +62,7 @@ class Reconstruction:
             raise NotReconstructed("request body was cut")
         body = _request_object(request_headers, request_body, self._notes)
         self._request = _READERS[api](body)
-        self._session = session_of(request_headers, body)
+        self._session = session_of(request_headers, body, self._notes)
         self._response: NoResponse | None = None
 
     def response(self, status: int, headers: Sequence[tuple[bytes, bytes]]) -> None:

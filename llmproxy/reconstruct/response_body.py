@@ -1,6 +1,7 @@
 """The body of a response: undone codings, told whether it is a stream, and handed to the API's machine."""
 
 import dataclasses
+import re
 from typing import Any
 
 from llmproxy.reconstruct.decoding import ContentDecoder
@@ -8,13 +9,15 @@ from llmproxy.reconstruct.http_error import read_http_error
 from llmproxy.reconstruct.json_values import Notes, parse
 from llmproxy.reconstruct.machine import ResponseMachine, ResponseReading
 from llmproxy.reconstruct.sse import EventStream, ServerSentEvent
+from llmproxy.reconstruct.text import storable
 from llmproxy.reconstruct.turn import Api, NotReconstructed
 
 # Their last event says that it is the last.
 _WITH_TERMINAL_EVENT = ("responses", "messages")
 
 _STREAM_STARTS = (b"data:", b"event:", b"id:", b"retry:", b":")
-_BOM = b"\xef\xbb\xbf"
+# What may stand before them: white space, the mark of UTF-8. Taken away as it comes, however much of it there is.
+_BEFORE = re.compile(rb"(?:\xef\xbb\xbf|\s)+")
 _DONE = object()
 
 
@@ -81,6 +84,9 @@ class Answer(NoResponse):
         else:
             self._finish_whole(complete)
         reading = self._machine.finish()
+        if complete and self._api != "embeddings" and not reading.outputs and reading.error is None:
+            seen = storable((*self._notes, *reading.notes), Notes())
+            raise NotReconstructed("response has no answer", ", ".join(seen))
         if self.is_stream and not (complete or self._is_done or self._api in _WITH_TERMINAL_EVENT):
             # A finish reason alone is not the end of the response: the usage may follow.
             return dataclasses.replace(reading, finished=False)
@@ -90,11 +96,13 @@ class Answer(NoResponse):
         if self._is_settled and self.is_stream:
             self._read_events(self._events.feed(data), at)
             return
-        self._body.append(data)
-        if not self._is_settled and data:
-            begun = b"".join(self._body).removeprefix(_BOM).lstrip()
-            if len(begun) >= max(map(len, _STREAM_STARTS)) or begun[:1] in (b"{", b"["):
-                self._settle(begun, at)
+        if self._is_settled:
+            self._body.append(data)
+            return
+        begun = _without_prefix(b"".join((*self._body, data)))
+        self._body = [begun] if begun else []
+        if len(begun) >= max(map(len, _STREAM_STARTS)) or begun[:1] in (b"{", b"["):
+            self._settle(begun, at)
 
     def _settle(self, begun: bytes, at: int) -> None:
         """Servers and gateways that mistake the content type are common; none mistakes the first bytes."""
@@ -104,8 +112,8 @@ class Answer(NoResponse):
         elif begun.startswith(_STREAM_STARTS):
             self.is_stream = True
         if self.is_stream:
-            body, self._body = b"".join(self._body), []
-            self._read_events(self._events.feed(body), at)
+            self._body = []
+            self._read_events(self._events.feed(begun), at)
 
     def _finish_stream(self, complete: bool) -> None:
         if self._body:  # too short to have been settled
@@ -134,6 +142,11 @@ class Answer(NoResponse):
                     self._machine.done()
                 elif self._machine.event(event.name, data) and self.first_token_us is None:
                     self.first_token_us = at
+
+
+def _without_prefix(body: bytes) -> bytes:
+    before = _BEFORE.match(body)
+    return body[before.end() :] if before else body
 
 
 def _values(event: ServerSentEvent, notes: Notes) -> list[Any]:

@@ -4,6 +4,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from llmproxy.reconstruct.json_values import object_or_empty
+
 # Events `<name>.delta` and `<name>.done`: what they write.
 # In a list of the item: (the list, the event's index into it, the entry's type, the entry's and the event's field).
 _IN_LIST = {
@@ -46,18 +48,19 @@ class ResponseItems:
 
     def __init__(self) -> None:
         self._items: dict[int, _Item] = {}
+        self._next = 0  # the index after the highest one
         self._indexes: dict[str, int] = {}  # item id -> output_index, for servers that give only the id
 
     def added(self, event: Mapping[str, Any]) -> bool:
         """`response.output_item.added`. Whether it carried output: a tool's name does."""
         item = self._announced(event)
-        item.body = dict(_object(event.get("item")))
+        item.body = dict(object_or_empty(event.get("item")))
         return _is_call(item.body)
 
     def finished(self, event: Mapping[str, Any]) -> bool:
         """`response.output_item.done`. Whether it carried output."""
         item = self._announced(event)
-        item.body, item.finished = dict(_object(event.get("item"))), True
+        item.body, item.finished = dict(object_or_empty(event.get("item"))), True
         item.pieces.clear()
         return _is_call(item.body) or bool(item.body.get("content") or item.body.get("summary"))
 
@@ -92,14 +95,14 @@ class ResponseItems:
     def _announced(self, event: Mapping[str, Any]) -> _Item:
         """The item that an event brings with it: a new one where its index is that of an item already done, as servers
         send it that never count the index up."""
-        body = _object(event.get("item"))
+        body = object_or_empty(event.get("item"))
         item = self._item(event, body)
         if not item.finished:
             return item
-        index = max(self._items) + 1
+        index = self._next
         if isinstance(body.get("id"), str):
             self._indexes[body["id"]] = index
-        return self._items.setdefault(index, _Item({}))
+        return self._ensure(index, _Item({}))
 
     def _item(self, event: Mapping[str, Any], body: Mapping[str, Any]) -> _Item:
         """The item of an event: by its id where that is known (GitHub Copilot gives a new one in each event), else by
@@ -108,26 +111,31 @@ class ResponseItems:
         index = self._indexes.get(identifier) if isinstance(identifier, str) else None
         if index is None:
             given = event.get("output_index")
-            index = given if type(given) is int else max(self._items, default=-1) + 1
+            index = given if type(given) is int else self._next
             if isinstance(identifier, str) and identifier:
                 self._indexes[identifier] = index
-        return self._items.setdefault(index, _Item(dict(body)))
+        return self._ensure(index, _Item(dict(body)))
+
+    def _ensure(self, index: int, item: _Item) -> _Item:
+        self._next = max(self._next, index + 1)
+        return self._items.setdefault(index, item)
 
 
 def _built(item: _Item) -> dict[str, Any]:
     body = dict(item.body)
+    for section in sorted({slot[0] for slot in item.pieces if slot[0]}):
+        entries = body.get(section)
+        body[section] = list(entries) if isinstance(entries, list) else []
     for (section, index, entry_type, target), pieces in sorted(item.pieces.items()):
         text = "".join(pieces)
         if not section:
             body[target] = text
             continue
-        entries = body.get(section)
-        entries = list(entries) if isinstance(entries, list) else []
+        entries = body[section]
         if 0 <= index < len(entries) and isinstance(entries[index], dict):
             entries[index] = {**entries[index], target: text}
         else:
             entries.append({"type": entry_type, target: text})
-        body[section] = entries
     if body.get("type") == "message":
         body.setdefault("role", "assistant")
     return body
@@ -135,7 +143,3 @@ def _built(item: _Item) -> dict[str, Any]:
 
 def _is_call(body: Mapping[str, Any]) -> bool:
     return str(body.get("type")).endswith(_TOOL_CALL_SUFFIX)
-
-
-def _object(value: Any) -> Mapping[str, Any]:
-    return value if isinstance(value, dict) else {}

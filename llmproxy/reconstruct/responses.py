@@ -3,9 +3,9 @@
 from collections.abc import Mapping
 from typing import Any
 
-from llmproxy.reconstruct.error_message import error_message
+from llmproxy.reconstruct.error_message import error_message, is_error
 from llmproxy.reconstruct.items import read_items
-from llmproxy.reconstruct.json_values import Notes, mapping, sequence
+from llmproxy.reconstruct.json_values import Notes, mapping, nonempty, sequence
 from llmproxy.reconstruct.machine import ResponseReading
 from llmproxy.reconstruct.response_items import ResponseItems
 from llmproxy.reconstruct.responses_request import read_request
@@ -74,7 +74,12 @@ class Machine:
             self._finished = True
         elif isinstance(event.get("response"), dict):
             return self._snapshot(event)
-        elif kind not in _PROGRESS and not kind.startswith(_PROGRESS_PREFIXES):
+        elif kind in _PROGRESS or kind.startswith(_PROGRESS_PREFIXES):
+            pass
+        elif is_error(event, "output"):
+            self._error = error_message(event)
+            self._finished = True
+        else:
             self._notes.add(f"unknown event: {kind}")
         return False
 
@@ -83,7 +88,7 @@ class Machine:
 
     def whole(self, body: Any) -> None:
         self._response = dict(mapping(body, "response body", self._notes))
-        if self._response.get("error"):
+        if is_error(self._response, "output"):
             self._error = error_message(self._response)
         self._finished = True
 
@@ -95,14 +100,14 @@ class Machine:
         messages = read_items(items, self._notes, default_role="assistant")
         status = response.get("status")
         # Before the end, or where an error is the end, the last status that was sent is not how it ended.
-        reason = _string(status) if self._finished and status != "in_progress" else None
+        reason = nonempty(status, "status", self._notes) if self._finished and status != "in_progress" else None
         answered = messages or (response and not self._error)
         return ResponseReading(
             outputs=(Output(0, messages, reason),) if answered else (),
-            resolved_model=_string(response.get("model")),
+            resolved_model=nonempty(response.get("model"), "model", self._notes),
             usage=read_usage(response.get("usage"), self._notes),
             response_json=response or None,
-            response_id=_string(response.get("id")),
+            response_id=nonempty(response.get("id"), "id", self._notes),
             error=self._error,
             finished=self._finished,
             notes=tuple(self._notes),
@@ -130,7 +135,3 @@ class Machine:
         final = sequence(self._response.get("output"), "output", self._notes)
         streamed = self._items.bodies()
         return final if len(final) >= len(streamed) else streamed
-
-
-def _string(value: Any) -> str | None:
-    return value if isinstance(value, str) and value else None

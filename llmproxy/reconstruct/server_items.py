@@ -11,13 +11,14 @@ from llm.parts import Part, ToolResultPart
 
 from llmproxy.reconstruct import attachments
 from llmproxy.reconstruct.arguments import call_part
-from llmproxy.reconstruct.json_values import Notes, namespaced, objects, string
+from llmproxy.reconstruct.json_values import Notes, namespaced, nonempty, objects, string
 from llmproxy.reconstruct.tool_output import result_json
 
 # Statuses of an item that has no result yet: the stream was cut.
 _RUNNING = frozenset({"in_progress", "searching", "interpreting", "generating", "calling", "queued"})
 
-_UNSTABLE = ("type", "id", "status")
+# An item's own id and status change or vanish when it is sent back: half of all function calls lose theirs.
+UNSTABLE = ("type", "id", "status")
 
 
 def server_parts(item: dict[str, Any], notes: Notes) -> list[Part]:
@@ -26,9 +27,9 @@ def server_parts(item: dict[str, Any], notes: Notes) -> list[Part]:
 
 
 def _call(item: dict[str, Any], name: str, arguments: Any, mapped: tuple[str, ...], notes: Notes) -> Part:
-    rest = {key: value for key, value in item.items() if key not in (*_UNSTABLE, *mapped)}
+    rest = {key: value for key, value in item.items() if key not in (*UNSTABLE, *mapped)}
     metadata = namespaced("openai", {"type": item["type"], **rest})
-    return call_part(name, arguments, _id(item, notes), metadata=metadata, server_executed=True)
+    return call_part(name, arguments, _id(item, notes), notes, metadata=metadata, server_executed=True)
 
 
 def _result(
@@ -56,7 +57,7 @@ def _result(
 
 
 def _id(item: dict[str, Any], notes: Notes) -> str | None:
-    return string(item.get("id"), "id", notes) or None
+    return nonempty(item.get("id"), "id", notes)
 
 
 def _web_search(item: dict[str, Any], notes: Notes) -> list[Part]:

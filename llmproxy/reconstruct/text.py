@@ -1,16 +1,32 @@
 """Making values storable: what JSON can say and neither UTF-8 nor SQLite can hold."""
 
 import dataclasses
+import json
 import math
 import re
 from typing import Any, TypeVar
 
-from llmproxy.reconstruct.json_values import Notes, parse
+from llmproxy.reconstruct.json_values import Notes, parse, too_deep
 
 T = TypeVar("T")
 
 # What is no escape may match too (a path that ends in a backslash): that only costs time.
 _SURROGATE_ESCAPE = re.compile(rb"\\u[dD]")
+_SURROGATE_ESCAPE_IN_TEXT = re.compile(r"\\u[dD]")
+
+
+def _refuse_constant(name: str) -> Any:
+    raise ValueError(f"{name} is not JSON")
+
+
+def _finite(digits: str) -> float:
+    value = float(digits)
+    if math.isinf(value):
+        raise ValueError(f"{digits[:20]} is no number that can be kept")
+    return value
+
+
+_STRICT_DECODER = json.JSONDecoder(parse_constant=_refuse_constant, parse_float=_finite)
 
 
 def storable(value: T, notes: Notes) -> T:
@@ -34,6 +50,21 @@ def parse_storable(text: bytes, what: str, notes: Notes) -> Any:
 
     value = parse(text, what, number)
     return storable(value, notes) if infinite or _SURROGATE_ESCAPE.search(text) else value
+
+
+def parse_object(text: str, notes: Notes) -> dict[str, Any] | None:
+    """The object, `storable`, of a strictly valid JSON text inside another JSON text (arguments, metadata).
+
+    None where it is none, or nested too deeply. What is storable as text need not be when it is parsed: its own escapes
+    are undone only here.
+    """
+    try:
+        value = _STRICT_DECODER.decode(text)
+    except (RecursionError, ValueError):
+        return None
+    if not isinstance(value, dict) or too_deep(value, text):
+        return None
+    return storable(value, notes) if _SURROGATE_ESCAPE_IN_TEXT.search(text) else value
 
 
 def storable_text(text: str, notes: Notes) -> str:

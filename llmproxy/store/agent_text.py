@@ -14,6 +14,7 @@ from typing import Any
 from llm.parts import ToolCallPart
 
 from llmproxy.reconstruct.arguments import call_part
+from llmproxy.reconstruct.json_values import Notes
 
 # Python's parser takes some hundred times the memory of what it reads.
 _READ_AS_PYTHON = 256 * 1024
@@ -43,7 +44,7 @@ def without_recital(text: str) -> tuple[str, list[ToolCallPart]]:
 def _call(recited: Any) -> ToolCallPart | None:
     match recited:
         case {"id": str(identifier), "function": {"name": str(name), "arguments": arguments}}:
-            return call_part(name, arguments, identifier)
+            return call_part(name, arguments, identifier, Notes())
     return None
 
 

@@ -25,13 +25,13 @@ def condensed(payload: Any, replacements: Mapping[str, Any]) -> str:
         if isinstance(value, str) and value:
             known.setdefault(value, key)
     shortest = min(map(len, known), default=0)
-    longer = [text for text in _strings(payload) if len(text) > shortest and text not in known]
-    inside = {text for text in known if any(text in string for string in longer)}
-    containers = any(isinstance(value, dict | list) and value for value in replacements.values())
-    if inside or containers:
-        plain = json.dumps(payload)
-        if len(plain) <= SEARCHED_BYTES:
-            whole = {text for text in _strings(payload) if text in known}
+    strings = list(_strings(payload))
+    if sum(map(len, strings)) <= SEARCHED_BYTES:  # else it is too long whatever its JSON looks like
+        longer = [text for text in strings if len(text) > shortest and text not in known]
+        inside = {text for text in known if any(text in string for string in longer)}
+        containers = any(isinstance(value, dict | list) and value for value in replacements.values())
+        if (inside or containers) and len(json.dumps(payload)) <= SEARCHED_BYTES:
+            whole = {text for text in strings if text in known}
             found = {
                 key: value
                 for key, value in replacements.items()

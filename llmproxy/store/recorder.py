@@ -13,8 +13,9 @@ from llmproxy.capture.exchange import CROCKFORD, FORK_OF, Exchange
 from llmproxy.headers import get
 from llmproxy.reconstruct.arguments import call_part
 from llmproxy.reconstruct.items import last_answer_id
-from llmproxy.reconstruct.json_values import parse_object
+from llmproxy.reconstruct.json_values import Notes
 from llmproxy.reconstruct.other_paths import holds_no_conversation
+from llmproxy.reconstruct.text import parse_object
 from llmproxy.reconstruct.turn import Turn, Usage
 from llmproxy.store.captured import read_tools
 from llmproxy.store.conversation_key import answer_key, conversation_keys, exact_key
@@ -185,10 +186,11 @@ def _refused_call(turn: Turn) -> list[Message]:
     response = turn.response_json if isinstance(turn.response_json, dict) else {}
     error = response.get("error")
     generated = error.get("failed_generation") if isinstance(error, dict) else None
-    call = parse_object(generated) if isinstance(generated, str) else None
+    notes = Notes()  # said where a client sends the call back
+    call = parse_object(generated, notes) if isinstance(generated, str) else None
     if call is None or not isinstance(call.get("name"), str):
         return []
-    return [Message("assistant", [call_part(call["name"], call.get("arguments"), None)])]
+    return [Message("assistant", [call_part(call["name"], call.get("arguments"), None, notes)])]
 
 
 def _item_id(turn: Turn) -> str | None:

@@ -4,6 +4,7 @@ import pytest
 from llm.parts import ToolCallPart
 
 from llmproxy.reconstruct.arguments import call_part, custom_call_part
+from llmproxy.reconstruct.json_values import Notes
 
 
 @pytest.mark.parametrize(
@@ -24,11 +25,11 @@ from llmproxy.reconstruct.arguments import call_part, custom_call_part
 )
 def test_arguments(arguments: Any, parsed: dict[str, Any], unparsed: str | None) -> None:
     metadata = None if unparsed is None else {"llmproxy": {"arguments": unparsed}}
-    assert call_part("f", arguments, "") == ToolCallPart("f", parsed, None, provider_metadata=metadata)
+    assert call_part("f", arguments, "", Notes()) == ToolCallPart("f", parsed, None, provider_metadata=metadata)
 
 
 def test_metadata_is_kept_beside() -> None:
-    part = call_part("f", "[", "c", metadata={"openai": {"x": 1}}, server_executed=True)
+    part = call_part("f", "[", "c", Notes(), metadata={"openai": {"x": 1}}, server_executed=True)
     assert part.provider_metadata == {"openai": {"x": 1}, "llmproxy": {"arguments": "["}}
     assert part.server_executed
 

@@ -61,3 +61,8 @@ def test_headers_and_the_address_of_a_tool_server() -> None:
 )
 def test_what_only_looks_like_a_credential_stays(value: dict[str, object]) -> None:
     assert without_credentials(value) == value
+
+
+def test_what_holds_none_is_not_copied() -> None:
+    options = {"a": [{"b": [1, "x"]}], "c": {}}
+    assert without_credentials(options) is options

@@ -109,6 +109,17 @@ def test_a_bomb_is_bounded(coding: str) -> None:
     assert (len(decoded), decoder.trouble) == (1_000_000, "response body is too large when decoded")
 
 
+def test_a_body_without_codings_has_no_limit() -> None:
+    decoder = ContentDecoder([], "response body", limit=10)
+    assert (decoder.feed(bytes(20)) + decoder.finish(), decoder.trouble) == (bytes(20), None)
+
+
+def test_a_small_body_is_not_decoded_without_end() -> None:
+    decoder = ContentDecoder(["gzip"], "response body")
+    size = len(decoder.feed(gzip.compress(bytes(65 * 1024 * 1024), 1)))
+    assert (size, decoder.trouble) == (64 * 1024 * 1024, "response body is too large when decoded")
+
+
 def test_a_bomb_inside_another_is_bounded() -> None:
     bomb = gzip.compress(gzip.compress(bytes(200_000_000)))
     decoder = ContentDecoder(["gzip", "gzip"], "response body", limit=100_000)

@@ -9,7 +9,6 @@ from llmproxy.reconstruct.json_values import (
     mapping,
     objects,
     parse,
-    parse_object,
     sequence,
     string,
     without_empty,
@@ -51,11 +50,6 @@ def test_parse_refuses(text: bytes, reason: str) -> None:
     with pytest.raises(NotReconstructed) as caught:
         parse(text, "body")
     assert caught.value.reason == reason
-
-
-@pytest.mark.parametrize("text", ["", "[]", "1", "{", '{"a": NaN}', "[" * 10_000, '{"a":' * 300 + "1" + "}" * 300])
-def test_text_that_is_no_object(text: str) -> None:
-    assert parse_object(text) is None
 
 
 def test_fields_of_the_wrong_type_are_noted() -> None:

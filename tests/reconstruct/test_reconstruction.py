@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 from llm import Tool
-from llm.parts import Message, TextPart
+from llm.parts import Message, TextPart, ToolCallPart
 
 from llmproxy.reconstruct import Api, NotReconstructed, Output, Reconstruction, Turn, Usage, api_of
 
@@ -149,6 +149,58 @@ def test_responses_that_are_none(body: bytes, reason: str) -> None:
     assert caught.value.reason == reason
 
 
+@pytest.mark.parametrize(
+    "body", [b"", b"<html>x</html>", b"upstream connect error", b": ping\n\n", b"data: [DONE]\n\n"]
+)
+@pytest.mark.parametrize("api", ["chat.completions", "completions", "responses", "messages"])
+def test_a_stream_that_says_nothing(api: Api, body: bytes) -> None:
+    with pytest.raises(NotReconstructed, match="response has no answer"):
+        respond(body, SSE, api=api)
+    assert respond(body, SSE, api=api, complete=False).outputs == ()
+    assert respond(body, SSE, api="embeddings").outputs == ()
+
+
+@pytest.mark.parametrize(
+    ("api", "body", "detail"),
+    [
+        ("chat.completions", b"{}", "response has no choices"),
+        ("chat.completions", b'{"choices": []}', ""),
+        ("responses", b"{}", ""),
+        ("messages", b"{}", ""),
+        ("messages", b'event: \xed\xa0\xbd\ndata: {"x": 1}\n\n', "unknown event: \ufffd\ufffd\ufffd"),
+    ],
+)
+def test_a_body_that_says_nothing(api: Api, body: bytes, detail: str) -> None:
+    with pytest.raises(NotReconstructed) as caught:
+        respond(body, JSON, api=api)
+    assert (caught.value.reason, caught.value.detail) == ("response has no answer", detail)
+
+
+@pytest.mark.parametrize("api", ["chat.completions", "completions", "responses", "messages", "embeddings"])
+@pytest.mark.parametrize(
+    "error", [{"detail": "nope"}, {"message": "nope"}, {"object": "error", "message": "nope"}, {"error": "nope"}]
+)
+def test_an_error_with_a_status_of_success(api: Api, error: dict[str, str]) -> None:
+    turn = respond(json.dumps(error).encode(), JSON, api=api)
+    assert (turn.outputs, turn.error) == ((), "nope")
+    if api != "embeddings":
+        turn = respond(b"data: " + json.dumps(error).encode() + b"\n\n", SSE, api=api)
+        assert (turn.outputs, turn.error) == ((), "nope")
+
+
+@pytest.mark.parametrize(
+    ("api", "answer"),
+    [
+        ("chat.completions", {"choices": [{"message": {"content": ""}, "finish_reason": "stop"}]}),
+        ("responses", {"id": "r", "status": "completed", "output": []}),
+        ("messages", {"id": "m", "content": [], "stop_reason": "end_turn"}),
+    ],
+)
+def test_an_empty_answer_is_an_answer(api: Api, answer: Any) -> None:
+    turn = respond(json.dumps(answer).encode(), JSON, api=api)
+    assert [output.messages for output in turn.outputs] == [()]
+
+
 def test_a_body_that_was_cut_leaves_the_input() -> None:
     turn = respond(WHOLE[:-5], JSON, complete=False)
     assert (len(turn.input), turn.outputs, turn.finished, turn.notes) == (1, (), False, ("response body was cut",))
@@ -215,8 +267,52 @@ def test_surrogates_are_joined_or_replaced_everywhere() -> None:
     assert turn.notes == ("lone surrogate replaced",)
 
 
+CUT = r'{"a": "cut \ud83d"}'  # escapes inside text inside JSON
+KEPT = ToolCallPart("f", {"a": "cut \ufffd"}, "c")
+
+
+@pytest.mark.parametrize(
+    ("api", "request_body", "answer"),
+    [
+        (
+            "chat.completions",
+            {
+                "messages": [
+                    {"role": "assistant", "tool_calls": [{"id": "c", "function": {"name": "f", "arguments": CUT}}]}
+                ]
+            },
+            {"choices": [{"message": {"tool_calls": [{"id": "c", "function": {"name": "f", "arguments": CUT}}]}}]},
+        ),
+        (
+            "responses",
+            {"input": [{"type": "function_call", "call_id": "c", "name": "f", "arguments": CUT}]},
+            {"output": [{"type": "function_call", "call_id": "c", "name": "f", "arguments": CUT}]},
+        ),
+        (
+            "messages",
+            {
+                "messages": [
+                    {"role": "assistant", "content": [{"type": "tool_use", "id": "c", "name": "f", "input": CUT}]}
+                ]
+            },
+            {"content": [{"type": "tool_use", "id": "c", "name": "f", "input": CUT}]},
+        ),
+    ],
+)
+def test_surrogates_inside_arguments(api: Api, request_body: Any, answer: Any) -> None:
+    turn = respond(json.dumps(answer).encode(), JSON, api=api, request={"model": "m", **request_body})
+    assert turn.input == (Message("assistant", [KEPT]),)
+    assert turn.outputs[0].messages == turn.input
+    assert turn.notes == ("lone surrogate replaced",)
+
+
+def test_surrogates_inside_a_session() -> None:
+    request = {**REQUEST, "metadata": {"user_id": r'{"session_id": "s\ud83d"}'}}
+    assert begin(request).finish(complete=False).session == "s\ufffd"
+
+
 def test_notes_are_storable() -> None:
-    turn = respond(b'event: \xed\xa0\xbd\ndata: {"x": 1}\n\n')
+    turn = respond(b'event: \xed\xa0\xbd\ndata: {"x": 1}\n\n', complete=False)
     assert "\n".join(turn.notes).encode()
 
 

@@ -2,6 +2,7 @@ from typing import Any
 
 import pytest
 
+from llmproxy.reconstruct.json_values import Notes
 from llmproxy.reconstruct.session import session_of
 
 CASES: list[tuple[dict[str, str], dict[str, Any], str | None]] = [
@@ -30,8 +31,8 @@ CASES: list[tuple[dict[str, str], dict[str, Any], str | None]] = [
 
 @pytest.mark.parametrize(("headers", "body", "session"), CASES)
 def test_session(headers: dict[str, str], body: dict[str, Any], session: str | None) -> None:
-    assert session_of([(name.encode(), value.encode()) for name, value in headers.items()], body) == session
+    assert session_of([(name.encode(), value.encode()) for name, value in headers.items()], body, Notes()) == session
 
 
 def test_the_first_of_two_fields_counts() -> None:
-    assert session_of([(b"x-session-id", b"a"), (b"X-Session-Id", b"b")], {}) == "a"
+    assert session_of([(b"x-session-id", b"a"), (b"X-Session-Id", b"b")], {}, Notes()) == "a"

@@ -5,7 +5,7 @@ from llm import Attachment, Tool
 from llm.parts import AttachmentPart, Message, TextPart
 
 from llmproxy.reconstruct.json_values import Notes
-from llmproxy.reconstruct.text import storable
+from llmproxy.reconstruct.text import parse_object, storable
 
 REPLACED = ["lone surrogate replaced"]
 
@@ -40,6 +40,21 @@ def test_storable(value: Any, kept: Any, notes: list[str]) -> None:
     seen = Notes()
     assert storable(value, seen) == kept
     assert list(seen) == notes
+
+
+@pytest.mark.parametrize("text", ["", "[]", "1", "{", '{"a": NaN}', "[" * 10_000, '{"a":' * 300 + "1" + "}" * 300])
+def test_text_that_is_no_object(text: str) -> None:
+    assert parse_object(text, Notes()) is None
+
+
+def test_an_object_inside_text_is_storable() -> None:
+    notes = Notes()
+    assert parse_object(r'{"a\udc00": "\\ud83d", "b": "\ud83d\ude00", "c": "\ud83d"}', notes) == {
+        "a\ufffd": r"\ud83d",
+        "b": "\U0001f600",
+        "c": "\ufffd",
+    }
+    assert list(notes) == REPLACED
 
 
 def test_what_needs_no_change_is_not_copied() -> None:

@@ -26,6 +26,7 @@ from typing import TypeVar
 from sqlite_utils import Database
 
 from llmproxy.capture.exchange import Exchange
+from llmproxy.capture.in_hand import MOST_ATTEMPTS, InHand
 from llmproxy.capture.segment_reader import Recorded
 from llmproxy.capture.spool_reader import SpoolReader
 from llmproxy.config import CaptureConfig
@@ -62,6 +63,7 @@ class Ingester:
         self._capture = capture
         self._hooks = hooks
         self._spool = SpoolReader(capture.spool_path)
+        self._in_hand = InHand(capture.spool_path)
         self._database = LogsDatabase(capture.database_path, full_sync=capture.fsync)
         self._prompt_time = PromptTime(capture.spool_path) if gives_way else None
         self._idle = ThreadPoolExecutor(1, "idle", initializer=give_way)
@@ -110,6 +112,7 @@ class Ingester:
     def close(self) -> None:
         self._idle.shutdown()
         self._database.close()
+        self._in_hand.close()
         self._spool.close()
 
     async def _pass(self, settle: float, stop: asyncio.Event | None = None) -> None:
@@ -156,7 +159,7 @@ class Ingester:
         batch: list[_Understood] = []
         size = 0
         for recorded in exchanges:
-            batch.append(_understand(recorded))
+            batch.append(_understand(recorded) if self._in_hand.take(recorded.id) else _left(recorded))
             size += recorded.size
             if len(batch) >= most or size >= BATCH_BYTES or (stop and stop.is_set()):
                 break
@@ -175,9 +178,11 @@ class Ingester:
                 while waiting:
                     each = waiting.popleft()
                     if each.recorded.id not in known:
+                        self._in_hand.take(each.recorded.id)
                         _write_exchange(db, recorder, each)
                     if time.monotonic() > until:
                         break
+        self._in_hand.put_down()
 
     async def _call_hooks(self, turns: list[tuple[Turn, Exchange]], batch: list[Recorded]) -> None:
         for turn, exchange in turns:
@@ -232,6 +237,12 @@ def _understand(recorded: Recorded) -> _Understood:
         logger.error("exchange %s cannot be read from the spool: %r; it is kept aside", recorded.id, exc)
         return _Understood(recorded, None, Reading(None, None, f"spool record unreadable: {type(exc).__name__}"))
     return _Understood(recorded, exchange, read(exchange))
+
+
+def _left(recorded: Recorded) -> _Understood:
+    reason = f"left aside: {MOST_ATTEMPTS} ingesters in a row ended over it"
+    logger.error("exchange %s: %s; it is in the folder `damaged` of the spool", recorded.id, reason)
+    return _Understood(recorded, None, Reading(None, None, reason))
 
 
 def _write_exchange(db: Database, recorder: DatabaseRecorder, understood: _Understood) -> None:

@@ -4,7 +4,10 @@ import asyncio
 import errno
 import json
 import os
+import signal
 import sqlite3
+import subprocess
+import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -399,3 +402,33 @@ def test_the_end_of_its_input_is_seen_once(tmp_path: Path, monkeypatch: pytest.M
         assert supervise() == 0
     assert len(times) == 1
     assert rows(settings, "select count(*) from turns") == [(50,)]
+
+
+KILLED_BY_A_QUESTION = """
+import asyncio, os, signal, sys
+import llmproxy.ingest
+from llmproxy.config import CaptureConfig
+from llmproxy.ingest import Ingester
+
+def read(exchange, read=llmproxy.ingest.read):
+    if b"deadly" in exchange.request_body:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return read(exchange)
+
+llmproxy.ingest.read = read
+asyncio.run(Ingester(CaptureConfig.model_validate_json(sys.argv[1])).drain(patience=5.0))
+"""
+
+
+def test_an_exchange_that_ends_the_ingester_each_time_is_left_aside(tmp_path: Path) -> None:
+    settings = capture(tmp_path)
+    recorded(settings, "one", "deadly", "two", "three")
+    command = [sys.executable, "-c", KILLED_BY_A_QUESTION, settings.model_dump_json()]
+    ends = [subprocess.run(command, timeout=60, capture_output=True).returncode for _ in range(4)]
+    assert ends == [-signal.SIGKILL] * 3 + [0]
+    assert rows(settings, "select count(*) from turns") == [(3,)]
+    assert rows(settings, "select outcome, reason from llmproxy_exchanges where turn_id is null") == [
+        ("interrupted", "left aside: 3 ingesters in a row ended over it")
+    ]
+    (kept,) = (settings.spool_path / "damaged").iterdir()
+    assert b"deadly" in kept.read_bytes()

@@ -77,9 +77,12 @@ def _nothing_left_over(place: Place) -> int:
     spool = {path.name: path for path in place.spool.iterdir()}
     # A file that was being made when its process was killed is removed when it is a minute old.
     young = {name for name, path in spool.items() if name.endswith(".new") and now - path.stat().st_mtime < 60}
-    left = spool.keys() - young - {"ingest.lock", "damaged"}
+    left = spool.keys() - young - {"ingest.lock", "ingest.current", "damaged"}
     assert not left, f"left in the spool: {sorted(left)}"
-    left = {path.name for path in place.database.parent.iterdir()} - {"logs.db"}
+    # A database that was being made when its process was killed has no name yet.
+    left = {path.name for path in place.database.parent.iterdir() if not path.name.startswith(".logs.db-")} - {
+        "logs.db"
+    }
     assert not left, f"left beside the database: {sorted(left)}"
     assert not os.listdir(place.home / "tmp"), "temporary files are left over"
     return len(list((place.spool / "damaged").iterdir())) if "damaged" in spool else 0

@@ -84,13 +84,17 @@ class Contestant:
     launch: Callable[[Surroundings, Path], tuple[subprocess.Popen[bytes], int]] | None
     has_ingester: bool = False
 
+    def folder(self, surroundings: Surroundings) -> Path:
+        """Where all of it lies."""
+        return surroundings.folder / self.name.replace(" ", "-").replace(",", "")
+
     @contextmanager
     def serving(self, surroundings: Surroundings) -> Iterator[Running]:
         """Start it in a folder of its own, and end it at the end."""
         if self.launch is None:
             yield Running(self.name, surroundings.upstream)
             return
-        folder = surroundings.folder / self.name.replace(" ", "-").replace(",", "")
+        folder = self.folder(surroundings)
         folder.mkdir()
         try:
             process, port = self.launch(surroundings, folder)

@@ -63,7 +63,7 @@ class _Contestant(Contestant):
                 os.kill(running.ingester, signal.SIGSTOP)
                 yield replace(running, ingester=None)
                 return
-            spool = surroundings.folder / self.name.replace(" ", "-") / "llmproxy" / "spool"
+            spool = self.folder(surroundings) / "llmproxy" / "spool"
             before = backlog(spool)["waiting_bytes"]
             yield running
             status = Path(f"/proc/{running.ingester}/status").read_text()

@@ -9,8 +9,9 @@ import sqlite3
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from llm.parts import AttachmentPart, Message, Part, ToolCallPart, ToolResultPart
+from llm.parts import AttachmentPart, Message, Part
 
+from llmproxy.parts import with_tool_names
 from llmproxy.reconstruct.items import read_items
 from llmproxy.reconstruct.json_values import Notes
 from llmproxy.reconstruct.turn import Turn
@@ -67,7 +68,7 @@ class Items:
         """
         named = [id for message in turn.input for part in message.parts if (id := _referenced(part))]
         said = self._said(named, before) if named else {}
-        return replace(turn, input=tuple(_with_names(list(_replaced(turn.input, said))))) if said else turn
+        return replace(turn, input=tuple(with_tool_names(list(_replaced(turn.input, said))))) if said else turn
 
     def _said(self, named: Sequence[str], before: str | None) -> dict[str, list[Message]]:
         """What items say, by their ids: of each the newest."""
@@ -139,22 +140,3 @@ def _pieces(message: Message, said: Mapping[str, list[Message]], stands: set[str
         elif id not in stands:
             stands.add(id)
             yield from said[id]
-
-
-def _with_names(messages: list[Message]) -> list[Message]:
-    """With the tools' names in the results of calls that had been named by reference."""
-    names = {
-        part.tool_call_id: part.name for message in messages for part in message.parts if isinstance(part, ToolCallPart)
-    }
-    return [
-        Message(message.role, [_named(part, names) for part in message.parts], message.provider_metadata)
-        if message.role == "tool"
-        else message
-        for message in messages
-    ]
-
-
-def _named(part: Part, names: Mapping[str | None, str]) -> Part:
-    if not isinstance(part, ToolResultPart) or part.name or part.tool_call_id not in names:
-        return part
-    return replace(part, name=names[part.tool_call_id])

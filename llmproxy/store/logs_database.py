@@ -62,7 +62,7 @@ class LogsDatabase:
     def _closed_where_it_fails(self) -> Iterator[None]:
         try:
             yield
-        except (sqlite3.OperationalError, sqlite3.DatabaseError, OSError) as exc:
+        except (sqlite3.DatabaseError, OSError) as exc:
             self.close()
             raise StoreUnavailable(f"the database {self._path} cannot be written: {exc}") from exc
 

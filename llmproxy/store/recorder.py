@@ -2,15 +2,16 @@
 
 import hashlib
 import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from llm import Tool
-from llm.parts import Message, Part, ToolCallPart, ToolResultPart
+from llm.parts import Message
 from sqlite_utils import Database
 
 from llmproxy.capture.exchange import CROCKFORD, FORK_OF, Exchange
 from llmproxy.headers import get
+from llmproxy.parts import with_tool_names
 from llmproxy.reconstruct.arguments import call_part
 from llmproxy.reconstruct.items import last_answer_id
 from llmproxy.reconstruct.json_values import Notes
@@ -211,24 +212,11 @@ def whole_turn(turn: Turn, history: Sequence[Message], tools: Sequence[Tool], in
       message is taken for them.
     """
     if turn.api == "messages":
-        return replace(turn, input=(*history, *_named(turn.input, history)), tools=turn.tools or tuple(tools))
+        return replace(turn, input=(*history, *with_tool_names(turn.input, history)), tools=turn.tools or tuple(tools))
     if instructions is None:
         instructions = int(bool(history) and history[0].role == "system")
     own, new = turn.input[: turn.instructions], turn.input[turn.instructions :]
-    return replace(turn, input=(*own, *history[instructions:], *_named(new, history)))
-
-
-def _named(messages: Sequence[Message], history: Sequence[Message]) -> list[Message]:
-    """Messages with the tools' names in their results, which only the calls in the `history` tell."""
-    calls = [part for message in history for part in message.parts if isinstance(part, ToolCallPart)]
-    names = {call.tool_call_id: call.name for call in calls if call.tool_call_id}
-    return [replace(message, parts=[_named_result(part, names) for part in message.parts]) for message in messages]
-
-
-def _named_result(part: Part, names: Mapping[str, str]) -> Part:
-    if not isinstance(part, ToolResultPart) or part.name:
-        return part
-    return replace(part, name=names.get(part.tool_call_id or "", ""))
+    return replace(turn, input=(*own, *history[instructions:], *with_tool_names(new, history)))
 
 
 def _turn_id(exchange_id: str, at: int) -> str:

@@ -15,14 +15,16 @@ from llmproxy import __version__, ask, metrics
 from llmproxy.capture.spool import SpoolWriter
 from llmproxy.capture.spool_reader import backlog
 from llmproxy.capture.tee import Tee
+from llmproxy.client import DirectAnswer, DirectClient, Head, Heads
 from llmproxy.config import Config
+from llmproxy.direct import Direct
 from llmproxy.errors import ProxyError
 from llmproxy.forward import Forward
 from llmproxy.guard import Guard
 from llmproxy.loopback import is_loopback
 from llmproxy.metrics import Metrics
 from llmproxy.transports.asgi import Receive, Send
-from llmproxy.upstreams import Upstreams, open_upstreams
+from llmproxy.upstreams import open_upstreams
 
 Scope = MutableMapping[str, Any]
 
@@ -41,7 +43,9 @@ class App:
         self._open_upstreams = open_upstreams
         self._guard = Guard(config.security, loopback=is_loopback(config.host))
         self.metrics = Metrics()
+        self.heads = Heads()
         self._forward: Forward | None = None
+        self._direct: Direct | None = None
         self._own = Starlette(
             routes=[
                 Route("/", _status("healthy"), methods=["GET", "HEAD"]),
@@ -52,6 +56,10 @@ class App:
             ],
             lifespan=self._lifespan,
         )
+
+    def take(self, client: DirectClient) -> DirectAnswer | None:
+        """A request of our own server, before it is given to `__call__`: what will answer it, where that can be."""
+        return self._direct.take(client) if self._direct is not None else None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -89,16 +97,14 @@ class App:
             required=capture.on_spool_error == "refuse",
         )
         async with self._open_upstreams(self._config) as upstreams:
-            self._forward = self._make_forward(upstreams, tee)
+            self._forward = Forward(upstreams, tee)
+            self._direct = Direct(self._guard, upstreams, tee, _is_ours)
             try:
                 yield
             finally:
-                self._forward = None
+                self._forward = self._direct = None
                 if spool is not None:
                     spool.close()
-
-    def _make_forward(self, upstreams: Upstreams, tee: Tee) -> Forward:
-        return Forward(upstreams, tee, refuse_unrecorded=self._config.capture.on_spool_error == "refuse")
 
     def _spool_failed(self, error: OSError, records: int) -> None:
         self.metrics.spool_errors += 1
@@ -118,6 +124,11 @@ class App:
         gauges = {f"spool_{name}": value for name, value in backlog(self._config.capture.spool_path).items()}
         gauges["tasks"] = len(asyncio.all_tasks())
         return Response(self.metrics.render(gauges), media_type=metrics.CONTENT_TYPE.decode())
+
+
+def _is_ours(head: Head) -> bool:
+    path = head.raw_path
+    return path in HEALTH_PATHS or path.startswith(OWN_PREFIX) or path == ask.PATH
 
 
 def _status(status: str) -> Callable[[Request], Awaitable[Response]]:

@@ -1,8 +1,10 @@
-"""Forward: one exchange there and back, unchanged.
+"""Forward: one exchange there and back, unchanged, under any ASGI server and over any httpx2 transport.
 
 `Forward.__call__` reads like the life of a request: find the upstream, record the request, send it, pass the response
 on piece by piece, and say how it ended. The client's disconnect is raced against all of it, from before the first byte:
 the ASGI server only sets a flag when the client goes away, and `receive` is where it shows.
+
+Between our own server and our own transport, `direct` does the same without a task.
 """
 
 import asyncio
@@ -15,10 +17,10 @@ import httpx2
 
 from llmproxy.capture.exchange import Outcome
 from llmproxy.capture.tee import Recording, RequestHead, SpoolError, Tee
-from llmproxy.client import Client, client_of
+from llmproxy.client import client_of
 from llmproxy.errors import ErrorCode, ProxyError, ResponseCut
 from llmproxy.guard import Caller
-from llmproxy.headers import Headers, get, request_headers, response_headers
+from llmproxy.headers import Header, Headers, get, request_headers, response_headers
 from llmproxy.transports.asgi import Receive, Send
 from llmproxy.transports.raw_headers import RawHeaders
 from llmproxy.upstreams import Upstream, Upstreams
@@ -27,30 +29,30 @@ logger = logging.getLogger("llmproxy")
 
 
 class Forward:
-    """Forwards requests to `upstreams` and records them with `tee`.
+    """Forwards requests to `upstreams` and records them with `tee`."""
 
-    `refuse_unrecorded`: answer 503 rather than forward what cannot be recorded.
-    """
-
-    def __init__(self, upstreams: Upstreams, tee: Tee, *, refuse_unrecorded: bool = False) -> None:
+    def __init__(self, upstreams: Upstreams, tee: Tee) -> None:
         self._upstreams = upstreams
         self._tee = tee
-        self._refuse_unrecorded = refuse_unrecorded
 
     async def __call__(self, scope: MutableMapping[str, Any], receive: Receive, send: Send, caller: Caller) -> None:
         """Forward one ASGI request. Raises `ProxyError` while nothing was sent, `ResponseCut` after that."""
         client = client_of(scope)
         headers = scope["headers"]
-        if (get(headers, b"upgrade") or b"").lower() == b"websocket":
+        if is_websocket(headers):
             raise ProxyError("upgrade_required", "WebSockets are not relayed yet; use the HTTP API")
-        upstream, path = self._upstreams.resolve(scope["raw_path"])
         raw_path, query = scope["raw_path"], scope["query_string"]
+        upstream, path = self._upstreams.resolve(raw_path)
         # An empty query, which ASGI's scope does not tell from none, is passed on too.
         question = b"?" + query if query or (client is not None and client.target.endswith(b"?")) else b""
-        target = raw_path + question
-        recording = self._begin(RequestHead(upstream.name, caller.client, scope["method"], target, headers))
+        head = RequestHead(upstream.name, caller.client, scope["method"], raw_path + question, headers)
+        fields = client.fields if client is not None else headers
         try:
-            await self._exchange(scope, receive, send, caller, client, upstream, path + question, recording)
+            recording = self._tee.begin(head)
+        except SpoolError as exc:
+            raise spool_unavailable(exc) from exc
+        try:
+            await self._exchange(scope["method"], fields, receive, send, caller, upstream, path + question, recording)
         except ProxyError:
             recording.end("refused")
             raise
@@ -58,25 +60,13 @@ class Forward:
             # Whatever else ends it, such as the server giving up at shutdown. Write-once: a real end has come first.
             recording.end("interrupted")
 
-    def _begin(self, head: RequestHead) -> Recording:
-        try:
-            return self._tee.begin(head)
-        except SpoolError:
-            self._unrecorded()
-            return self._tee.begin_unrecorded(head)
-
-    def _unrecorded(self) -> None:
-        if self._refuse_unrecorded:
-            raise ProxyError("spool_unavailable", "the spool cannot be written, and capture.on_spool_error is refuse")
-        self._tee.metrics.unrecorded += 1
-
     async def _exchange(
         self,
-        scope: MutableMapping[str, Any],
+        method: str,
+        fields: Headers,
         receive: Receive,
         send: Send,
         caller: Caller,
-        client: Client | None,
         upstream: Upstream,
         target: bytes,
         recording: Recording,
@@ -88,23 +78,25 @@ class Forward:
         body = message.get("body", b"")
         recording.request_body(body)
         upload = _Upload(body, recording) if message.get("more_body", False) else None
-        fields = client.fields if client is not None else scope["headers"]
-        request = _request(scope["method"], fields, upstream, target, caller, upload or httpx2.ByteStream(body))
-        task = client.task if client is not None else asyncio.current_task()
+        headers = headers_for(upstream, caller, fields)
+        extensions = {"timeout": upstream.timeout, "target": target or b"/"}
+        request = _Request(method, upstream.url, RawHeaders(headers), upload or httpx2.ByteStream(body), extensions)
+        task = asyncio.current_task()
         assert task is not None
-        watch = _ClientWatch(task, client)
-        watch.start(receive, upload)
+        watch = _ClientWatch(task, receive, upload)
         response: httpx2.Response | None = None
         try:
             await recording.flushed()
-            if not recording.request_written():
-                self._unrecorded()
+            try:
+                recording.request_written()
+            except SpoolError as exc:
+                raise spool_unavailable(exc) from exc
             response = await upstream.transport.handle_async_request(request)
             recording.response(response.status_code, response.headers.raw)
-            await _relay(request, response, send, recording, client)
+            await _relay(request, response, send, recording)
         except httpx2.TransportError as exc:
             if recording.outcome is None:
-                _fail(exc, upstream, recording, response_started=response is not None)
+                raise failure(exc, upstream, recording, response_started=response is not None) from exc
         except asyncio.CancelledError:
             # The watch's cancelling ends here; the server's own, at the end of its grace, goes on.
             if not watch.client_gone or task.uncancel() > 0:
@@ -116,20 +108,21 @@ class Forward:
                 await _body(response).aclose()
 
 
-def _request(
-    method: str,
-    fields: Headers,
-    upstream: Upstream,
-    target: bytes,
-    caller: Caller,
-    stream: httpx2.AsyncByteStream,
-) -> httpx2.Request:
+def is_websocket(headers: Headers) -> bool:
+    return (get(headers, b"upgrade") or b"").lower() == b"websocket"
+
+
+def headers_for(upstream: Upstream, caller: Caller, fields: Headers) -> list[Header]:
+    """The header fields to send upstream for those of the client."""
     replaced = upstream.replaced | caller.key_headers if caller.key_headers else upstream.replaced
     headers = request_headers(fields, upstream.host, upstream.defaults, replaced)
     if get(fields, b"transfer-encoding") is not None:
         headers.append((b"transfer-encoding", b"chunked"))
-    extensions = {"timeout": upstream.timeout, "target": target or b"/"}
-    return _Request(method, upstream.url, RawHeaders(headers), stream, extensions)
+    return headers
+
+
+def spool_unavailable(error: SpoolError) -> ProxyError:
+    return ProxyError("spool_unavailable", f"{error}, and capture.on_spool_error is refuse")
 
 
 class _Request(httpx2.Request):
@@ -151,59 +144,39 @@ class _Request(httpx2.Request):
         self.extensions = extensions
 
 
-async def _relay(
-    request: httpx2.Request, response: httpx2.Response, send: Send, recording: Recording, client: Client | None
-) -> None:
+async def _relay(request: httpx2.Request, response: httpx2.Response, send: Send, recording: Recording) -> None:
     status = response.status_code
     if not 200 <= status <= 599:
         raise httpx2.RemoteProtocolError(f"the upstream answered with status {status}")
-    headers = response_headers(response.headers.raw, status)
     # RFC 9110 section 6.4.1: these have no body, whatever their fields say.
     expected = 0 if request.method == "HEAD" or status in (204, 304) else _content_length(response)
     if expected == 0:
         # The head is all that the client gets, so the exchange is on disk before it.
         await _complete(recording, started=False)
-    reason = response.extensions.get("reason_phrase")
-    start = {"type": "http.response.start", "status": status, "headers": headers, "reason": reason}
-    stream = _body(response)
-    # The client gets the head as soon as it came; together with what came of the body in the same moment.
-    started = expected != 0 and not getattr(stream, "ready", False)
-    start["with_body"] = not started
-    if expected == 0:
-        await send(start)
-        await send({"type": "http.response.body", "body": b"", "more_body": False})
-        return
-    if started:
-        await send(start)
-
-    def pass_on(piece: bytes) -> bool:
-        recording.response_body(piece)
-        return client is not None and client.write(piece)
-
-    # Most of a stream needs nobody but the two sockets; its beginning and its end come through here.
-    pump = getattr(stream, "pump", None) if client is not None and expected is None else None
-    ended = False
-    async for piece in stream:
-        recording.response_body(piece)
-        ended = getattr(stream, "ended", False) or recording.response_bytes == expected
-        received = recording.response_bytes
-        if expected is not None and (received > expected or (ended and received < expected)):
-            raise httpx2.RemoteProtocolError("the body is not as long as its Content-Length says")
-        if ended:
-            # Before the client has the last byte the exchange is on disk: promise 1.
-            await _complete(recording, started=started)
-        if not started:
-            started = True
-            await send(start)
-        await send({"type": "http.response.body", "body": piece, "more_body": not ended})
-        if pump is not None and not ended:
-            await pump(pass_on)
+    await send(
+        {
+            "type": "http.response.start",
+            "status": status,
+            "headers": response_headers(response.headers.raw, status),
+            "reason": response.extensions.get("reason_phrase"),
+        }
+    )
+    ended = expected == 0
     if not ended:
-        if expected is not None:
-            raise httpx2.RemoteProtocolError("the body is shorter than its Content-Length says")
-        await _complete(recording, started=started)
-        if not started:
-            await send(start)
+        async for piece in _body(response):
+            recording.response_body(piece)
+            if expected is not None and recording.response_bytes > expected:
+                raise httpx2.RemoteProtocolError("the body is longer than its Content-Length says")
+            ended = recording.response_bytes == expected
+            if ended:
+                # Before the client has the last byte the exchange is on disk: promise 1.
+                await _complete(recording, started=True)
+            await send({"type": "http.response.body", "body": piece, "more_body": not ended})
+    if not ended and expected is not None:
+        raise httpx2.RemoteProtocolError("the body is shorter than its Content-Length says")
+    if not ended:
+        await _complete(recording, started=True)
+    if not ended or expected == 0:
         await send({"type": "http.response.body", "body": b"", "more_body": False})
 
 
@@ -214,7 +187,7 @@ async def _complete(recording: Recording, *, started: bool) -> None:
         # Only where what cannot be recorded is refused: without its last byte the client knows that it failed.
         if started:
             raise ResponseCut(str(exc)) from exc
-        raise ProxyError("spool_unavailable", f"{exc}, and capture.on_spool_error is refuse") from exc
+        raise spool_unavailable(exc) from exc
 
 
 def _body(response: httpx2.Response) -> httpx2.AsyncByteStream:
@@ -233,20 +206,22 @@ _FAILURES: tuple[tuple[type[httpx2.TransportError], Outcome, ErrorCode], ...] = 
 )
 
 
-def _fail(exc: httpx2.TransportError, upstream: Upstream, recording: Recording, response_started: bool) -> None:
-    """End the exchange with the upstream's failure and raise what the server is to do about it."""
+def failure(
+    exc: httpx2.TransportError, upstream: Upstream, recording: Recording, *, response_started: bool
+) -> ProxyError | ResponseCut:
+    """End the exchange with the upstream's failure. Returns what the client is to learn of it."""
     outcome, code = next((outcome, code) for kind, outcome, code in _FAILURES if isinstance(exc, kind))
     if isinstance(exc, httpx2.LocalProtocolError):
         recording.end("refused", str(exc))
-        raise ProxyError("bad_request", f"the request cannot be forwarded: {exc}") from exc
+        return ProxyError("bad_request", f"the request cannot be forwarded: {exc}")
     reason = str(exc) or type(exc).__name__
     if response_started:
         recording.end("timeout" if outcome == "timeout" else "upstream_cut", reason)
         logger.warning("upstream %s broke off its response: %s", upstream.name, reason)
-        raise ResponseCut(reason) from exc
+        return ResponseCut(reason)
     recording.end(outcome, reason)
     logger.warning("upstream %s: %s: %s", upstream.name, code, reason)
-    raise ProxyError(code, f"upstream {upstream.name} ({upstream.host.decode()}): {reason}") from exc
+    return ProxyError(code, f"upstream {upstream.name} ({upstream.host.decode()}): {reason}")
 
 
 class _Upload(httpx2.AsyncByteStream):
@@ -283,45 +258,29 @@ class _Upload(httpx2.AsyncByteStream):
 
 
 class _ClientWatch:
-    """Cancels the forwarding task when the client goes away.
+    """Waits in `receive`, and cancels the forwarding task when the client goes away.
 
-    Our own server says so by itself once it has nothing more to give; where it has, or where the server is another, a
-    task waits in `receive`. Plain asyncio in place of anyio's cancel scope, which took a fifth of the time of a short
-    request. It is sound because the watch is stopped in the same step in which forwarding ends, so that it cannot
-    strike later.
+    Plain asyncio in place of anyio's cancel scope, which took a fifth of the time of a short request. It is sound
+    because the watch is stopped in the same step in which forwarding ends, so that it cannot strike later.
     """
 
-    __slots__ = ("_client", "_task", "_watching", "client_gone")
-
-    def __init__(self, task: asyncio.Task[Any], client: Client | None) -> None:
+    def __init__(self, task: asyncio.Task[Any], receive: Receive, upload: _Upload | None) -> None:
         self._task = task
-        self._client = client
-        self._watching: asyncio.Task[None] | None = None
+        self._watching: asyncio.Task[None] | None = task.get_loop().create_task(self._run(receive, upload))
         self.client_gone = False
-
-    def start(self, receive: Receive, upload: _Upload | None) -> None:
-        if self._client is not None and upload is None:
-            self._client.on_disconnect = self._gone
-        else:
-            self._watching = asyncio.get_running_loop().create_task(self._run(receive, upload))
 
     def stop(self) -> None:
         if self._watching is not None:
             self._watching.cancel()
             self._watching = None  # how it was cancelled refers to us
-        elif self._client is not None:
-            self._client.on_disconnect = None
-
-    def _gone(self) -> None:
-        self.client_gone = True
-        self._task.cancel()
 
     async def _run(self, receive: Receive, upload: _Upload | None) -> None:
         """The only caller of `receive` while an exchange is in flight: feeds the upload, and notices the end."""
         while True:
             message = await receive()
             if message["type"] == "http.disconnect":
-                self._gone()
+                self.client_gone = True
+                self._task.cancel()
                 return
             if upload is not None:
                 await upload.put(message)

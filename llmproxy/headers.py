@@ -116,7 +116,7 @@ def redact_headers(headers: Iterable[Header], more: frozenset[bytes] = frozenset
     `more`: names in lower case that the configuration adds to the built-in rule.
     """
     rules = SecretNames(more)
-    return [(name, value if (rule := rules[name]) is None else rule(value)) for name, value in headers]
+    return [(name, rules.redacted(name, value)) for name, value in headers]
 
 
 class SecretNames(dict[bytes, Callable[[bytes], bytes] | None]):
@@ -129,6 +129,11 @@ class SecretNames(dict[bytes, Callable[[bytes], bytes] | None]):
     def __init__(self, more: frozenset[bytes] = frozenset()) -> None:
         self._more = more
 
+    def redacted(self, name: bytes, value: bytes) -> bytes:
+        """The value of a field of this name, fit to be written."""
+        rule = self[name]
+        return value if rule is None else rule(value)
+
     def __missing__(self, name: bytes) -> Callable[[bytes], bytes] | None:
         lower = name.lower()
         rule: Callable[[bytes], bytes] | None = None
@@ -139,6 +144,41 @@ class SecretNames(dict[bytes, Callable[[bytes], bytes] | None]):
         if len(self) < 1024:  # whoever makes names up shall not fill our memory
             self[name] = rule
         return rule
+
+
+class ResponseFields:
+    """Passes on the header fields of responses as `response_headers` does, and makes them fit to be written as
+    `redact_headers` does, in one go.
+
+    - `secret_names`: what is redacted.
+    """
+
+    def __init__(self, secret_names: SecretNames) -> None:
+        self._secret_names = secret_names
+        self._plain: dict[bytes, bool] = {}  # whether fields of a name are neither dropped nor redacted
+
+    def lines(self, upstream: Headers, status: int) -> tuple[list[bytes], list[bytes]]:
+        """The field lines for the client, and those to be recorded."""
+        plain = self._plain
+        recorded = []
+        special = status in (204, 304)
+        for name, value in upstream:
+            recorded.append(name + b": " + value)
+            if not plain.get(name, False) and not self._is_plain(name):
+                special = True
+        if not special:
+            return recorded.copy(), recorded
+        redacted = self._secret_names.redacted
+        passed_on = [name + b": " + value for name, value in response_headers(upstream, status)]
+        return passed_on, [name + b": " + redacted(name, value) for name, value in upstream]
+
+    def _is_plain(self, name: bytes) -> bool:
+        known = self._plain.get(name)
+        if known is None:
+            known = name.lower() not in HOP_BY_HOP and self._secret_names[name] is None
+            if len(self._plain) < 1024:
+                self._plain[name] = known
+        return known
 
 
 def _redact_all(value: bytes) -> bytes:

@@ -15,8 +15,17 @@ from typing import Any
 import httpx2
 import pytest
 
+from llmproxy.app import App
 from tests.proxy import InThread, eventually, proxy_in_thread
 from tests.raw_upstream import Connection, Handler, RawRequest, RawUpstream, answer, raw_upstream
+
+
+@pytest.fixture(autouse=True, params=["direct", "asgi"])
+def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Each test is held by both ways through the serving process."""
+    if request.param == "asgi":
+        monkeypatch.setattr(App, "take", lambda self, client: None)
+    return str(request.param)
 
 
 @contextmanager
@@ -561,7 +570,7 @@ def test_nothing_is_left_for_the_garbage_collector(tmp_path: Path, sent: bytes, 
                         read_all(sock)
                 eventually(lambda wanted=count: len(proxy.exchanges()) == wanted, "the exchange's end")  # type: ignore[misc]
             eventually(lambda: not ours("HTTPProtocol") and not ours("Cycle"), "the end of the clients' connections")
-            assert not ours("_Request") and not ours("Recording") and not ours("_ClientWatch")
+            eventually(lambda: not any(map(ours, ("_Request", "Recording", "_ClientWatch", "Passage"))), "the rest's")
         finally:
             gc.enable()
 

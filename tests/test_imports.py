@@ -34,7 +34,15 @@ LAYERS: list[dict[str, set[str]]] = [
         "inprocess": set(),
         "export": set(),
     },
-    {"forward": set(), "store": set(), "ask": set(), "hooks": set(), "preflight": set(), "prompt_time": set()},
+    {
+        "direct": {"forward"},
+        "forward": set(),
+        "store": set(),
+        "ask": set(),
+        "hooks": set(),
+        "preflight": set(),
+        "prompt_time": set(),
+    },
     {
         "guard": set(),
         "upstreams": {"transports"},
@@ -44,7 +52,7 @@ LAYERS: list[dict[str, set[str]]] = [
     },
     {
         "headers": set(),
-        "client": {"headers"},
+        "client": {"errors", "headers"},
         "loopback": set(),
         "reconstruct": {"headers"},
         "parts": set(),
@@ -60,6 +68,7 @@ LAYERS: list[dict[str, set[str]]] = [
 LEVEL = {name: level for level, layer in enumerate(LAYERS) for name in layer}
 NEVER_ON_THE_HOT_PATH = {"reconstruct", "parts", "store", "ingest"}
 HOT = {
+    "direct",
     "forward",
     "headers",
     "capture",

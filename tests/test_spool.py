@@ -250,7 +250,8 @@ def test_a_full_disk_is_counted_and_what_follows_is_readable(tmp_path: Path, mon
 
         monkeypatch.setattr(os, "write", full)
         recording = tee.begin(RequestHead("up", None, "POST", b"/lost", []))
-        assert not recording.request_written()
+        recording.request_written()
+        assert tee.metrics.unrecorded == 1
         recording.end("complete")
         monkeypatch.setattr(os, "write", real)
         exchange(tee, b"after")
@@ -291,8 +292,10 @@ def test_a_folder_that_cannot_be_made(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
 
     def test(tee: Tee, writer: SpoolWriter) -> None:
+        exchange(tee, b"forwarded, and only counted")
+        assert tee.metrics.unrecorded == 1
         with pytest.raises(SpoolError):
-            tee.begin(RequestHead("up", None, "POST", b"/x", []))
+            exchange(Tee(writer, Metrics(), max_body_bytes=1, required=True), b"refused")
 
     write(tmp_path / "file" / "spool", test).close()
 

@@ -51,7 +51,7 @@ class SpoolError(OSError):
 class Segment:
     """One file of the spool, open for writing and locked by us."""
 
-    __slots__ = ("bodies", "buffer", "buffered", "exchanges", "failures", "fd", "path", "size")
+    __slots__ = ("bodies", "buffer", "buffered", "exchanges", "failures", "fd", "path", "size", "waiting")
 
     def __init__(self, folder: Path, name: str, fsync: bool) -> None:
         # Locked before it has its name, so that a reader never finds it without its lock.
@@ -74,6 +74,7 @@ class Segment:
         self.buffer: list[bytes] = []
         self.buffered = 0  # bytes
         self.bodies = Bodies(self.fd)
+        self.waiting: list[Callable[[], None]] = []  # for the next write
 
 
 class SpoolWriter:
@@ -95,7 +96,7 @@ class SpoolWriter:
         on_error: Callable[[OSError, int], None] = lambda error, records: None,
     ) -> None:
         self._folder = folder
-        self._fsync = fsync
+        self.fsync = fsync
         self._segment_bytes = segment_bytes
         self._on_error = on_error
         self._ids = ExchangeIds()
@@ -118,7 +119,7 @@ class SpoolWriter:
         ):
             try:
                 make_folder(self._folder)
-                segment = Segment(self._folder, self._ids.new(), self._fsync)
+                segment = Segment(self._folder, self._ids.new(), self.fsync)
             except OSError as exc:
                 self._on_error(exc, 1)
                 raise SpoolError(exc.errno, exc.strerror, str(self._folder)) from exc
@@ -176,17 +177,41 @@ class SpoolWriter:
             return False
         return True
 
-    async def flushed(self, segment: Segment) -> None:
-        """Write what waits, in one go with what all others have added in this step of the event loop: under load one
-        write serves dozens of exchanges."""
+    def when_written(self, segment: Segment, callback: Callable[[], None]) -> None:
+        """Write what waits, in one go with what all others add in this step of the event loop, and call back: under
+        load one write serves dozens of exchanges."""
         if segment.exchanges > 1:
-            await asyncio.sleep(0)  # all of them come back in the next step, and the first one writes for all
+            self._wait(segment, callback)
+        else:
+            self.flush(segment)
+            callback()
+
+    def _write_for_all(self, segment: Segment) -> None:
+        waiting, segment.waiting = segment.waiting, []
         self.flush(segment)
+        callbacks = iter(waiting)
+        try:
+            for callback in callbacks:
+                callback()
+        finally:  # where one raised, the others have no part in that
+            for callback in callbacks:
+                self._wait(segment, callback)
+
+    def _wait(self, segment: Segment, callback: Callable[[], None]) -> None:
+        if not segment.waiting:
+            asyncio.get_running_loop().call_soon(self._write_for_all, segment)
+        segment.waiting.append(callback)
+
+    async def flushed(self, segment: Segment) -> None:
+        """As `when_written`."""
+        written = asyncio.Event()
+        self.when_written(segment, written.set)
+        await written.wait()
 
     async def durable(self, segment: Segment) -> None:
         """With `fsync`, wait until the disk has everything written so far. All who call while one sync runs share the
         next."""
-        if not self._fsync:
+        if not self.fsync:
             return
         if self._next_sync is None:
             self._next_sync = asyncio.get_running_loop().create_task(self._fdatasync(self._sync))
@@ -222,7 +247,7 @@ class SpoolWriter:
             self._timer = None
         for segment in (*self._open, *self._retired):
             self.flush(segment)
-            if self._fsync:
+            if self.fsync:
                 os.fdatasync(segment.fd)
             os.close(segment.fd)
         self._open.clear()
@@ -238,7 +263,7 @@ class SpoolWriter:
         if segment is not None and segment.exchanges == 0 and segment in self._open:
             self.flush(segment)
             self._open.discard(segment)
-            if self._fsync:
+            if self.fsync:
                 self._retired.append(segment)
             else:
                 os.close(segment.fd)

@@ -1,6 +1,7 @@
 """The tee: keeps a copy of an exchange's bytes while they pass, for the spool."""
 
 import time
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 from llmproxy.capture.back_references import Body
@@ -25,7 +26,7 @@ class Tee:
 
     - `max_body_bytes`: of each body, what is kept.
     - `redact`: header names, in lower case, to redact besides the built-in ones.
-    - `required`: an exchange that cannot be recorded is not to end well (`Recording.durable`).
+    - `required`: an exchange that cannot be recorded is refused, or not to end well; else it is counted.
     """
 
     def __init__(
@@ -45,17 +46,39 @@ class Tee:
         self.ids = ExchangeIds()
 
     def begin(self, head: RequestHead) -> "Recording":
-        """Start the recording of an exchange. Raises `SpoolError` where it cannot be written."""
+        """Start the recording of an exchange. Raises `SpoolError` where it cannot be written and has to be."""
+        return self.begin_text(head.upstream, self.text(head))
+
+    def text(self, head: RequestHead) -> bytes:
+        """What is recorded of a request's head, its credentials redacted; for `begin_text`."""
         if self.spool is None:
-            return Recording(self, head, None)
-        segment = self.spool.begin()
-        recording = Recording(self, head, segment)
-        recording.write_head(head)
+            return b""
+        client = b"client: %b\n" % head.client.encode() if head.client is not None else b""
+        lines = [
+            b"upstream: %b\n%b\n%b %b HTTP/1.1"
+            % (head.upstream.encode(), client, head.method.encode(), redact_target(head.target))
+        ]
+        lines += [name + b": " + self.secret_names.redacted(name, value) for name, value in head.headers]
+        return b"\n".join(lines)
+
+    def begin_text(self, upstream: str, text: bytes) -> "Recording":
+        """As `begin`, for a head that is known."""
+        segment = None
+        if self.spool is not None:
+            try:
+                segment = self.spool.begin()
+            except SpoolError:
+                self.unrecorded()
+        recording = Recording(self, upstream, segment)
+        if segment is not None:
+            recording.request(text)
         return recording
 
-    def begin_unrecorded(self, head: RequestHead) -> "Recording":
-        """An exchange that is only counted, because the spool cannot take it."""
-        return Recording(self, head, None)
+    def unrecorded(self) -> None:
+        """The spool cannot take an exchange."""
+        if self.required:
+            raise SpoolError("the spool cannot be written")
+        self.metrics.unrecorded += 1
 
 
 class Recording:
@@ -63,7 +86,6 @@ class Recording:
 
     __slots__ = (
         "_failures",
-        "_head",
         "_id",
         "_request_body",
         "_request_kept",
@@ -71,15 +93,16 @@ class Recording:
         "_segment",
         "_started",
         "_tee",
+        "_upstream",
         "outcome",
         "request_bytes",
         "response_bytes",
         "status",
     )
 
-    def __init__(self, tee: Tee, head: RequestHead, segment: Segment | None) -> None:
+    def __init__(self, tee: Tee, upstream: str, segment: Segment | None) -> None:
         self._tee = tee
-        self._head = head
+        self._upstream = upstream
         self._segment = segment
         self._failures = segment.failures if segment is not None else 0
         self._started = time.monotonic_ns()
@@ -93,34 +116,34 @@ class Recording:
         self.outcome: Outcome | None = None
         tee.metrics.began()
 
-    def write_head(self, head: RequestHead) -> None:
-        target = redact_target(head.target)
-        client = b"client: %b\n" % head.client.encode() if head.client is not None else b""
+    def request(self, text: bytes) -> None:
         # The moment that the monotonic clock counts from: the reader sorts by the sum of the two.
         seconds, microseconds = divmod((time.time_ns() - time.monotonic_ns() + self._started) // 1000, 1_000_000)
-        lines = [
-            b"started: %d.%06d\nupstream: %b\n%b\n%b %b HTTP/1.1"
-            % (seconds, microseconds, head.upstream.encode(), client, head.method.encode(), target)
-        ]
-        lines += self._redacted(head.headers)
-        self._append(b"request", b"\n".join(lines))
+        self._append(b"request", b"started: %d.%06d\n%b" % (seconds, microseconds, text))
+
+    def when_written(self, callback: Callable[[], None]) -> None:
+        """Write what is recorded so far, together with others who ask in the same moment, and call back."""
+        if self._segment is not None and self._tee.spool is not None:
+            self._tee.spool.when_written(self._segment, callback)
+        else:
+            callback()
 
     async def flushed(self) -> None:
         """Write what is recorded so far, together with others who ask in the same moment."""
         if self._segment is not None and self._tee.spool is not None:
             await self._tee.spool.flushed(self._segment)
 
-    def request_written(self) -> bool:
-        """Put what is known of the request on disk, before the upstream gets it. False where that failed."""
+    def request_written(self) -> None:
+        """Put what is known of the request on disk, before the upstream gets it. Raises `SpoolError` where that failed
+        and has to be."""
         segment, spool = self._segment, self._tee.spool
+        # It may have been lost before: a slow or a large body has the head written by the way.
         if segment is None or spool is None:
-            return True
-        # The request may have been lost before: a slow or a large body has it written by the way.
-        if spool.flush(segment) and segment.failures == self._failures:
-            return True
-        self._segment = None
-        spool.release(segment)
-        return False
+            return
+        if not spool.flush(segment) or segment.failures != self._failures:
+            self._segment = None
+            spool.release(segment)
+            self._tee.unrecorded()
 
     def request_body(self, piece: bytes) -> None:
         self.request_bytes += len(piece)
@@ -134,11 +157,17 @@ class Recording:
                 )
 
     def response(self, status: int, headers: Headers) -> None:
+        if self._segment is not None:
+            redacted = self._tee.secret_names.redacted
+            self.response_lines(status, [name + b": " + redacted(name, value) for name, value in headers])
+        else:
+            self.status = status
+
+    def response_lines(self, status: int, lines: Sequence[bytes]) -> None:
+        """As `response`, for field lines whose credentials are redacted."""
         self.status = status
         if self._segment is not None:
-            lines = [b"HTTP/1.1 %d" % status]
-            lines += self._redacted(headers)
-            self._append(b"response", b"\n".join(lines))
+            self._append(b"response", b"\n".join((b"HTTP/1.1 %d" % status, *lines)))
 
     def response_body(self, piece: bytes) -> None:
         self.response_bytes += len(piece)
@@ -162,6 +191,21 @@ class Recording:
         else:
             self.end("complete")
 
+    def when_complete(self, callback: Callable[[], None]) -> bool:
+        """As `complete`, with a call back in place of the waiting; false, and nothing is done, where only `complete`
+        will do: it waits for the disk, or raises."""
+        segment, spool = self._segment, self._tee.spool
+        if segment is None or spool is None:
+            self.end("complete")
+            callback()
+        elif spool.fsync or self._tee.required:
+            return False
+        else:
+            self._end("complete", None)
+            spool.when_written(segment, callback)
+            spool.release(segment)
+        return True
+
     def end(self, outcome: Outcome, error: str | None = None) -> None:
         """How the exchange ended; written when this returns."""
         if self.outcome is not None:
@@ -184,7 +228,7 @@ class Recording:
                 lines.append(b"error: " + " ".join(error.split()).encode("utf-8", "replace"))
             self._append(b"end", b"\n".join(lines))
         self._tee.metrics.ended(
-            self._head.upstream,
+            self._upstream,
             outcome,
             self.status,
             request_bytes=self.request_bytes,
@@ -202,10 +246,6 @@ class Recording:
             await spool.durable(segment)
             if self._tee.required and segment.failures != self._failures:
                 raise SpoolError("the exchange could not be recorded")
-
-    def _redacted(self, headers: Headers) -> list[bytes]:
-        rules = self._tee.secret_names
-        return [name + b": " + (value if (rule := rules[name]) is None else rule(value)) for name, value in headers]
 
     def _append(self, kind: bytes, payload: bytes) -> None:
         assert self._segment is not None and self._tee.spool is not None

@@ -6,7 +6,9 @@ import logging
 from collections.abc import Awaitable, Callable, MutableMapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from llmproxy.headers import Header, get
+from llmproxy.client import DirectAnswer, Head
+from llmproxy.errors import ProxyError
+from llmproxy.headers import Header
 
 if TYPE_CHECKING:
     from llmproxy.server.protocol import HTTPProtocol
@@ -25,7 +27,7 @@ logger = logging.getLogger("uvicorn.error")
 
 
 class Cycle:
-    """A request as it is received and its response as it is sent. It is the `Client` of `llmproxy.client` too."""
+    """A request as it is received and its response as it is sent: ASGI's, and that of a `DirectClient`."""
 
     __slots__ = (
         "_chunked",
@@ -33,42 +35,31 @@ class Cycle:
         "_ended",
         "_expects_continue",
         "_has_body",
-        "_head",
-        "_http_1_0",
         "_left",
         "_pieces",
         "_protocol",
         "_told",
         "_transport",
+        "_unsent",
         "_waiter",
         "_wants_whole",
-        "fields",
+        "head",
         "keep_alive",
+        "length",
         "on_disconnect",
         "started",
-        "target",
         "task",
         "unread",
         "whole",
     )
 
-    def __init__(
-        self,
-        protocol: "HTTPProtocol",
-        target: bytes,
-        fields: list[Header],
-        *,
-        to_head: bool,
-        http_1_0: bool,
-        keep_alive: bool,
-        expects_continue: bool,
-    ) -> None:
+    def __init__(self, protocol: "HTTPProtocol", head: Head, length: bytes | None, *, keep_alive: bool) -> None:
         self._protocol = protocol
         self._transport = protocol.transport
-        self.target = target
-        self.fields = fields
+        self.head = head
+        self.length = length
         self.on_disconnect: Callable[[], None] | None = None
-        self.task: asyncio.Task[None] | None = None
+        self.task: asyncio.Task[None] | DirectAnswer | None = None
         self.keep_alive = keep_alive
         self.whole = False
         """Whether all of the request's body has come."""
@@ -77,15 +68,22 @@ class Cycle:
         self._waiter: asyncio.Future[None] | None = None
         self._wants_whole = False
         self._told = False  # the app has been given the end of the body
-        self._expects_continue = expects_continue
+        self._expects_continue = head.expects_continue
         self._disconnected = False
         self.started = False
         self._ended = False
-        self._head = b""
-        self._has_body = not to_head  # the response; that to HEAD has none, whatever its fields say
-        self._http_1_0 = http_1_0
+        self._unsent = b""  # the response's head
+        self._has_body = head.method != "HEAD"  # the response; that to HEAD has none, whatever its fields say
         self._chunked = False
         self._left: int | None = None  # of a body whose length was announced
+
+    @property
+    def target(self) -> bytes:
+        return self.head.target
+
+    @property
+    def fields(self) -> list[Header]:
+        return self.head.with_length(self.head.fields, self.length)
 
     # -- for the protocol
 
@@ -119,18 +117,17 @@ class Cycle:
         try:
             await app(scope, self.receive, self.send)
         except asyncio.CancelledError:  # the server's, at the end of its grace
-            self._fail()
+            self.fail()
             raise
         except Exception as exc:
             logger.error("Exception in ASGI application\n", exc_info=exc)
-            self._fail()
+            self.fail()
         else:
             if not self._ended and not self._disconnected:
                 logger.error("ASGI callable returned without completing response.")
-                self._fail()
+                self.fail()
         finally:
-            self.on_disconnect = None
-            self._protocol.left(self)
+            self.leave()
 
     # -- ASGI
 
@@ -148,10 +145,7 @@ class Cycle:
                 await self._wait()
         if self._disconnected or self._ended:
             return {"type": "http.disconnect"}
-        pieces, self._pieces, self.unread = self._pieces, [], 0
-        self._told = self.whole
-        body = pieces[0] if len(pieces) == 1 else b"".join(pieces)
-        return {"type": "http.request", "body": body, "more_body": not self._told}
+        return {"type": "http.request", "body": self.take(), "more_body": not self._told}
 
     async def send(self, message: MutableMapping[str, Any]) -> None:
         while (drained := self._protocol.drained) is not None and not self._disconnected:
@@ -162,22 +156,118 @@ class Cycle:
             if message["type"] != "http.response.start":
                 raise RuntimeError(f"Expected ASGI message 'http.response.start', but got '{message['type']}'.")
             self._start(message)
+            # What the app sends at once goes with the head; where it waits, the head goes alone.
+            self._protocol.loop.call_soon(self.flush)
         elif self._ended or message["type"] != "http.response.body":
             raise RuntimeError(f"Unexpected ASGI message '{message['type']}' sent, or the response is complete.")
         else:
-            self._body(message.get("body", b""), message.get("more_body", False))
+            self.write(message.get("body", b""), message.get("more_body", False))
 
-    def write(self, piece: bytes) -> bool:
-        if not self._disconnected:
-            self._body(piece, True)
-        return self._protocol.drained is None and not self._disconnected
+    # -- for both
+
+    @property
+    def drained(self) -> asyncio.Future[None] | None:
+        return self._protocol.drained
+
+    def take(self) -> bytes:
+        """What has come of the request's body since the last time."""
+        pieces, self._pieces, self.unread = self._pieces, [], 0
+        self._told = self.whole
+        return pieces[0] if len(pieces) == 1 else b"".join(pieces)
+
+    def start(
+        self, status: int, lines: list[bytes], length: int | None, *, chunked: bool = False, closes: bool = False
+    ) -> None:
+        """Begin the response. `chunked`, `closes`: its fields say so. Raises `RuntimeError` for a line that is two."""
+        if not self._has_body or status in (204, 304):
+            length, chunked = 0, False
+        elif length is None and not chunked:
+            if self.head.http_version == "1.0":
+                self.keep_alive = False  # the end of the body is the connection's
+            else:
+                chunked = True
+                lines.append(b"transfer-encoding: chunked")
+        self._left, self._chunked = length, chunked
+        if closes:
+            self.keep_alive = False
+        elif not self.keep_alive:
+            lines.append(b"connection: close")
+        self._unsent = joined(lines)
+        self.started = True
+        self._expects_continue = False
+
+    def flush(self) -> None:
+        """Send the head, where it has not gone with a piece of the body."""
+        if self._unsent and not self._disconnected:
+            head, self._unsent = self._unsent, b""
+            self._transport.write(head)
+
+    def write(self, piece: bytes, more: bool) -> None:
+        """Send a piece of the body. Raises `RuntimeError` where it is not as long as the head says."""
+        if self._disconnected:
+            return
+        head, self._unsent = self._unsent, b""
+        if not self._has_body:
+            piece = b""
+        if self._chunked:
+            end = b"" if more else b"0\r\n\r\n"
+            if piece:
+                before, after = b"%b%x\r\n" % (head, len(piece)), b"\r\n" + end
+            else:
+                before, after = head, end
+        else:
+            before, after = head, b""
+            if self._left is not None:
+                if len(piece) > self._left:
+                    raise RuntimeError("Response content longer than Content-Length")
+                self._left -= len(piece)
+                if not more and self._left:
+                    self._send(before, piece, after)
+                    raise RuntimeError("Response content shorter than Content-Length")
+        self._send(before, piece, after)
+        if not more:
+            self._ended = True
+            self.on_disconnect = None
+            self._pieces.clear()
+            waiter, self._waiter = self._waiter, None
+            if waiter is not None and not waiter.done():
+                waiter.set_result(None)
+            self._protocol.answered(self.keep_alive)
+
+    def answer(self, error: ProxyError) -> None:
+        """The response is this error."""
+        status, headers, body = error.response()
+        self._start({"status": status, "headers": headers})
+        self.write(body, False)
+
+    def fail(self) -> None:
+        """The client gets a broken connection, or, where nothing was sent, a 500."""
+        if self._disconnected or self._ended:
+            return
+        if self.started:
+            # Aborted where the connection's end would else say that the response is whole.
+            self.flush()
+            if self._chunked or self._left is not None:
+                self._transport.close()
+            else:
+                self._transport.abort()
+            return
+        self.keep_alive = False
+        body = b"Internal Server Error"
+        headers = [(b"content-type", b"text/plain; charset=utf-8"), (b"content-length", b"%d" % len(body))]
+        self._start({"status": 500, "headers": headers})
+        self.write(body, False)
+
+    def leave(self) -> None:
+        """Nobody will do any more for this request."""
+        self.on_disconnect = None
+        self._protocol.left(self)
 
     # -- within
 
     def _length(self) -> int:
         """The announced length of the request's body, or more than is taken whole where it is not known."""
-        length = get(self.fields, b"content-length")
-        return int(length) if length is not None else WHOLE_BODY_BYTES + 1
+        return int(self.length) if self.length is not None else WHOLE_BODY_BYTES + 1
 
     async def _wait(self) -> None:
         waiter = self._waiter = self._protocol.loop.create_future()
@@ -189,104 +279,40 @@ class Cycle:
 
     def _start(self, message: MutableMapping[str, Any]) -> None:
         status: int = message["status"]
-        headers = list(message.get("headers", ()))
-        closes = False
-        for name, value in headers:
-            length = len(name)
-            if length == 14 and name.lower() == b"content-length":
-                self._left = int(value)
-            elif length == 17 and name.lower() == b"transfer-encoding":
-                self._chunked = value.lower() == b"chunked"
-            elif length == 10 and name.lower() == b"connection" and b"close" in value.lower():
+        reason = message.get("reason")
+        lines = [b"HTTP/1.1 %d %b" % (status, reason if reason is not None else REASONS.get(status, b""))]
+        length: int | None = None
+        chunked = closes = False
+        for name, value in message.get("headers", ()):
+            lines.append(name + b": " + value)
+            lower = name.lower()
+            if lower == b"content-length":
+                length = int(value)
+            elif lower == b"transfer-encoding":
+                chunked = value.lower() == b"chunked"
+            elif lower == b"connection" and b"close" in value.lower():
                 closes = True
-        if not self._has_body or status in (204, 304):
-            self._left, self._chunked = 0, False
-        elif self._left is None and not self._chunked:
-            if self._http_1_0:
-                self.keep_alive = False  # the end of the body is the connection's
-            else:
-                self._chunked = True
-                headers.append((b"transfer-encoding", b"chunked"))
-        if closes:
-            self.keep_alive = False
-        elif not self.keep_alive:
-            headers.append((b"connection", b"close"))
-        self._head = response_head(status, message.get("reason"), headers)
-        self.started = True
-        self._expects_continue = False
-        if not message.get("with_body"):
-            # What the app sends at once goes with the head; where it waits, the head goes alone.
-            self._protocol.loop.call_soon(self._flush_head)
+        self.start(status, lines, length, chunked=chunked, closes=closes)
 
-    def _flush_head(self) -> None:
-        if self._head and not self._disconnected:
-            head, self._head = self._head, b""
-            self._transport.write(head)
-
-    def _body(self, body: bytes, more_body: bool) -> None:
-        head, self._head = self._head, b""
-        if not self._has_body:
-            body = b""
-        if self._chunked:
-            end = b"" if more_body else b"0\r\n\r\n"
-            if body:
-                before, after = b"%b%x\r\n" % (head, len(body)), b"\r\n" + end
-            else:
-                before, after = head, end
-        else:
-            before, after = head, b""
-            if self._left is not None:
-                if len(body) > self._left:
-                    raise RuntimeError("Response content longer than Content-Length")
-                self._left -= len(body)
-                if not more_body and self._left:
-                    self._flush_now(before, body, after)
-                    raise RuntimeError("Response content shorter than Content-Length")
-        self._flush_now(before, body, after)
-        if not more_body:
-            self._ended = True
-            self.on_disconnect = None
-            self._pieces.clear()
-            waiter, self._waiter = self._waiter, None
-            if waiter is not None and not waiter.done():
-                waiter.set_result(None)
-            self._protocol.answered(self.keep_alive)
-
-    def _flush_now(self, before: bytes, body: bytes, after: bytes) -> None:
-        if len(body) <= JOINED_BYTES:
-            data = before + body + after
+    def _send(self, before: bytes, piece: bytes, after: bytes) -> None:
+        if len(piece) <= JOINED_BYTES:
+            data = before + piece + after
             if data:
                 self._transport.write(data)
         else:
-            self._transport.writelines([piece for piece in (before, body, after) if piece])
-
-    def _fail(self) -> None:
-        if self._disconnected or self._ended:
-            return
-        if self.started:
-            # Aborted where the connection's end would else say that the response is whole.
-            self._flush_head()
-            if self._chunked or self._left is not None:
-                self._transport.close()
-            else:
-                self._transport.abort()
-            return
-        self.keep_alive = False
-        body = b"Internal Server Error"
-        headers = [(b"content-type", b"text/plain; charset=utf-8"), (b"content-length", b"%d" % len(body))]
-        self._start({"status": 500, "headers": headers})
-        self._body(body, False)
+            self._transport.writelines([part for part in (before, piece, after) if part])
 
 
-def response_head(status: int, reason: bytes | None, headers: Sequence[Header]) -> bytes:
+def response_head(status: int, headers: Sequence[Header]) -> bytes:
     """A response's head as bytes. Raises `RuntimeError` for fields that would begin another one."""
-    if reason is None:
-        reason = REASONS.get(status, b"")
-    lines = [b"HTTP/1.1 %d %b" % (status, reason)]
-    lines += [name + b": " + value for name, value in headers]
-    count = len(lines)
-    lines += (b"", b"")
-    head = b"\r\n".join(lines)
-    if head.count(b"\n") != count + 1 or head.count(b"\r") != count + 1 or b"\0" in head:
+    lines = [b"HTTP/1.1 %d %b" % (status, REASONS.get(status, b""))]
+    return joined(lines + [name + b": " + value for name, value in headers])
+
+
+def joined(lines: Sequence[bytes]) -> bytes:
+    """Lines as a head. Raises `RuntimeError` for those that hold others."""
+    head = b"\r\n".join((*lines, b"", b""))
+    count = len(lines) + 1
+    if head.count(b"\n") != count or head.count(b"\r") != count or b"\0" in head:
         raise RuntimeError("Invalid HTTP header: it holds a line break or NUL.")
     return head

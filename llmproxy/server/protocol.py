@@ -14,13 +14,12 @@ import asyncio
 import logging
 from collections import deque
 from typing import Any, cast
-from urllib.parse import unquote
 
 import httptools
 import uvicorn
 from uvicorn.server import ServerState
 
-from llmproxy.client import EXTENSION
+from llmproxy.client import EXTENSION, Heads, size_of
 from llmproxy.errors import ErrorCode, ProxyError
 from llmproxy.headers import Header
 from llmproxy.metrics import Metrics
@@ -58,6 +57,9 @@ class HTTPProtocol(asyncio.Protocol):
         self.loop = _loop or asyncio.get_running_loop()
         self.app: ASGI = cast(ASGI, config.loaded_app)
         self._metrics = getattr(config.app, "metrics", None)
+        # What an app of ours takes before ASGI has a word: see `llmproxy.direct`.
+        self._take = getattr(config.app, "take", None) if not config.root_path else None
+        self._heads: Heads = getattr(config.app, "heads", None) or Heads()
         self._root_path = config.root_path
         self._limit_concurrency = config.limit_concurrency
         self._keep_alive_seconds = config.timeout_keep_alive
@@ -69,15 +71,13 @@ class HTTPProtocol(asyncio.Protocol):
         self._parser = self._new_parser()
         self._receiving: Cycle | None = None  # whose body is being read
         self._answering: Cycle | None = None  # whose app runs
-        self._waiting: deque[tuple[Cycle, dict[str, Any]]] = deque()  # behind it (pipelining, RFC 9112 section 9.3.2)
+        self._unstarted: Cycle | None = None  # which is the one that answers, when all that was read is parsed
+        self._waiting: deque[Cycle] = deque()  # behind it (pipelining, RFC 9112 section 9.3.2)
         self._refused = False  # nothing that comes is read any more
         self._ending = False
         self._url = b""
-        self._headers: list[Header] = []
         self._fields: list[Header] = []
-        self._codings: list[bytes] = []
-        self._hosts = 0
-        self._expects = False
+        self._length_at = -1
         self._in_head = False
         self._unparsed = 0  # bytes since the last that made a body or ended a head
         self._upgrade_ignored = False
@@ -96,7 +96,6 @@ class HTTPProtocol(asyncio.Protocol):
         self._scope = {
             "type": "http",
             "asgi": {"version": "3.0", "spec_version": "2.3"},
-            "http_version": "1.1",
             "scheme": "http" if transport.get_extra_info("sslcontext") is None else "https",
             "server": _address(transport.get_extra_info("sockname")),
             "client": _address(transport.get_extra_info("peername")),
@@ -119,6 +118,7 @@ class HTTPProtocol(asyncio.Protocol):
                     data = data[exc.args[0] :]
                     self._go_on_without_upgrade()
         except httptools.HttpParserError as exc:
+            self._unstarted = None
             cause = exc.__context__
             wrong = cause if isinstance(cause, ProxyError) else ProxyError("bad_request", _reason(exc))
             self._refuse(wrong)
@@ -126,11 +126,15 @@ class HTTPProtocol(asyncio.Protocol):
         receiving = self._receiving
         if self._unparsed > self.head_bytes and (self._in_head or receiving is not None):
             self._refuse(self._too_large())
-        elif receiving is not None:
+            return
+        if receiving is not None:
             self._since = self.loop.time()
             receiving.received()
             if receiving.unread > MAX_UNREAD_BYTES:
                 self.pause_reading()
+        unstarted, self._unstarted = self._unstarted, None
+        if unstarted is not None:
+            self._start(unstarted)
 
     def eof_received(self) -> None:
         return None  # the transport closes; a client that sends no more is one that is gone
@@ -145,6 +149,7 @@ class HTTPProtocol(asyncio.Protocol):
             if cycle is not None:
                 cycle.disconnect()
         self._waiting.clear()
+        self._unstarted = None
         # No cycle of references is left for the collector, which comes seldom: see `server.GC_THRESHOLD`.
         self._receiving = None
         del self._parser
@@ -165,69 +170,41 @@ class HTTPProtocol(asyncio.Protocol):
         self._in_head = True
         self._since = self.loop.time()
         self._url = b""
-        self._headers = []
         self._fields = []
-        self._codings = []
-        self._hosts = 0
-        self._expects = False
+        self._length_at = -1
 
     def on_url(self, url: bytes) -> None:
         if not self._muted:
             self._url += url
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        if not self._in_head:
-            return  # a trailer (RFC 9110 section 6.5): it may be dropped
-        lower = name.lower()
-        field = (name, value)
-        self._fields.append(field)
-        self._headers.append(field if lower == name else (lower, value))
-        if lower == b"host":
-            self._hosts += 1
-        elif lower == b"transfer-encoding":
-            self._codings.append(value.strip().lower())
-        elif lower == b"expect" and value.lower() == b"100-continue":
-            self._expects = True
+        if self._in_head:  # else it is a trailer (RFC 9110 section 6.5): it may be dropped
+            if len(name) == 14 and name.lower() == b"content-length":
+                self._length_at = len(self._fields)
+            self._fields.append((name, value))
 
     def on_headers_complete(self) -> None:
         if self._muted:
             return
-        self._check_head()
+        parser, fields = self._parser, self._fields
+        length = None
+        if self._length_at >= 0:
+            name, length = fields[self._length_at]
+            fields[self._length_at] = (name, b"")
+        # Some of what was read may be the body.
+        if self._unparsed > self.head_bytes and size_of(self._url, fields) > self.head_bytes:
+            raise self._too_large()
+        http_version = parser.get_http_version()
+        head = self._heads.get(parser.get_method(), http_version, self._url, fields, self._length_at)
         self._unparsed = 0
         self._in_head = False
-        parser = self._parser
-        http_version = parser.get_http_version()
-        self._upgrade_ignored = bool(parser.should_upgrade()) and _has_body(self._headers)
-        raw_path, _, query = self._url.partition(b"?")
-        if not raw_path.startswith(b"/"):
-            raw_path, query = _path_of(self._url)
-        path = raw_path.decode("ascii")
-        scope = {
-            **self._scope,
-            "method": parser.get_method().decode("ascii"),
-            "path": self._root_path + (unquote(path) if "%" in path else path),
-            "raw_path": self._root_path.encode() + raw_path if self._root_path else raw_path,
-            "query_string": query,
-            "headers": self._headers,
-            "state": self._app_state.copy(),
-        }
-        if http_version != "1.1":
-            scope["http_version"] = http_version
-        cycle = Cycle(
-            self,
-            self._url,
-            self._fields,
-            to_head=scope["method"] == "HEAD",
-            http_1_0=http_version == "1.0",
-            keep_alive=http_version == "1.1" and parser.should_keep_alive(),
-            expects_continue=self._expects,
-        )
-        scope["extensions"] = {EXTENSION: cycle}
+        self._upgrade_ignored = bool(parser.should_upgrade()) and _has_body(head.headers, length)
+        cycle = Cycle(self, head, length, keep_alive=http_version == "1.1" and parser.should_keep_alive())
         self._receiving = cycle
         if self._answering is None:
-            self._start(cycle, scope)
+            self._answering = self._unstarted = cycle
         else:
-            self._waiting.append((cycle, scope))
+            self._waiting.append(cycle)
             self.pause_reading()
 
     def on_body(self, body: bytes) -> None:
@@ -261,6 +238,7 @@ class HTTPProtocol(asyncio.Protocol):
         """The app has returned, whether it has answered or not."""
         if cycle.task is not None:
             self.tasks.discard(cycle.task)
+            cycle.task = None
         if self._answering is cycle:
             self._answering = None
 
@@ -275,7 +253,7 @@ class HTTPProtocol(asyncio.Protocol):
             self.transport.close()
             return
         if self._waiting:
-            self._start(*self._waiting.popleft())
+            self._start(self._waiting.popleft())
         if not self._waiting:
             if not self._in_head:
                 self._since = self.loop.time()
@@ -291,29 +269,34 @@ class HTTPProtocol(asyncio.Protocol):
 
     # -- within
 
-    def _start(self, cycle: Cycle, scope: dict[str, Any]) -> None:
+    def _start(self, cycle: Cycle) -> None:
         self._answering = cycle
         app = self.app
         limit = self._limit_concurrency
         if limit is not None and (len(self._server_state.connections) >= limit or len(self.tasks) >= limit):
             app = _service_unavailable
             self._count("overloaded")
-        task = cycle.task = self.loop.create_task(cycle.run(app, scope))
+        elif self._take is not None and (direct := self._take(cycle)) is not None:
+            cycle.task = direct
+            self.tasks.add(direct)
+            direct.begin()
+            return
+        task = cycle.task = self.loop.create_task(cycle.run(app, self._scope_of(cycle)))
         self.tasks.add(task)
 
-    def _check_head(self) -> None:
-        """What the parser lets pass and RFC 9112 does not, or does not say how to understand. Raises `ProxyError`."""
-        if self._unparsed > self.head_bytes:  # some of what was read may be the body
-            size = len(self._url) + sum(len(name) + len(value) + 4 for name, value in self._fields)
-            if size > self.head_bytes:
-                raise self._too_large()
-        version = self._parser.get_http_version()
-        if version not in ("1.1", "1.0"):
-            raise ProxyError("bad_request", f"HTTP/{version} is not spoken here; use HTTP/1.1")
-        if self._hosts > 1 or (self._hosts == 0 and version == "1.1"):  # section 3.2
-            raise ProxyError("bad_request", f"a request has one Host, and this one has {self._hosts}")
-        if self._codings and (self._codings != [b"chunked"] or version == "1.0"):  # sections 6.1, 7
-            raise ProxyError("bad_request", "the only transfer coding that is understood is chunked, in HTTP/1.1")
+    def _scope_of(self, cycle: Cycle) -> dict[str, Any]:
+        head = cycle.head
+        return {
+            **self._scope,
+            "http_version": head.http_version,
+            "method": head.method,
+            "path": self._root_path + head.path,
+            "raw_path": self._root_path.encode() + head.raw_path,
+            "query_string": head.query,
+            "headers": head.with_length(head.headers, cycle.length),
+            "state": self._app_state.copy(),
+            "extensions": {EXTENSION: cycle},
+        }
 
     def _too_large(self) -> ProxyError:
         return ProxyError("head_too_large", f"the request's head, or its trailers, exceed {self.head_bytes} bytes")
@@ -330,7 +313,8 @@ class HTTPProtocol(asyncio.Protocol):
         self._parser = self._new_parser()
         if self._upgrade_ignored:
             self._upgrade_ignored = False
-            framing = [field for field in self._headers if field[0] in (b"content-length", b"transfer-encoding")]
+            fields = self._receiving.fields if self._receiving is not None else []
+            framing = [field for field in fields if field[0].lower() in (b"content-length", b"transfer-encoding")]
             self._muted = True
             try:
                 self._parser.feed_data(b"POST / HTTP/1.1\r\n%b\r\n" % b"".join(b"%b: %b\r\n" % f for f in framing))
@@ -349,7 +333,7 @@ class HTTPProtocol(asyncio.Protocol):
         else:
             if not self._waiting and (answering is not None or receiving is None):
                 status, headers, body = error.response()
-                self.transport.write(response_head(status, None, [*headers, (b"connection", b"close")]) + body)
+                self.transport.write(response_head(status, [*headers, (b"connection", b"close")]) + body)
             self.transport.close()
         if answering is not None:
             answering.disconnect()  # at once: nothing more is to be written, or sent upstream as if it were whole
@@ -392,19 +376,8 @@ def _address(address: Any) -> tuple[str, int | None] | None:
     return (address, None) if isinstance(address, str) and address else None
 
 
-def _path_of(target: bytes) -> tuple[bytes, bytes]:
-    """Path and query of a request target that is no path (RFC 9112 section 3.2)."""
-    if target == b"*":
-        return target, b""
-    try:
-        url = httptools.parse_url(target)
-    except httptools.HttpParserInvalidURLError:
-        raise ProxyError("bad_request", "the request target is no path and no URL") from None
-    return url.path or b"/", url.query or b""
-
-
-def _has_body(headers: list[Header]) -> bool:
-    return any(name == b"transfer-encoding" or (name == b"content-length" and value != b"0") for name, value in headers)
+def _has_body(headers: list[Header], length: bytes | None) -> bool:
+    return length not in (None, b"0") or any(name == b"transfer-encoding" for name, _ in headers)
 
 
 def _reason(exc: httptools.HttpParserError) -> str:

@@ -52,7 +52,6 @@ class Connection(asyncio.Protocol):
         self._lengths: set[bytes] = set()
         self._chunked = False
         self._head_bytes = 0
-        self._field_bytes = 0
         self._interim = 0
         self.head_complete = False
         self.complete = False
@@ -61,7 +60,7 @@ class Connection(asyncio.Protocol):
         self._pieces: list[bytes] = []
         self._unread = 0
         self._reading_paused = False
-        self._sink: Callable[[bytes], bool] | None = None
+        self._on_change: Callable[[], None] | None = None
         self.sending = False
         self.failure: Exception | None = None
 
@@ -93,12 +92,9 @@ class Connection(asyncio.Protocol):
         if self._unread > MAX_UNREAD_BYTES and not self._reading_paused and self._transport is not None:
             self._reading_paused = True
             self._transport.pause_reading()
-        if self._sink is not None and self._pieces and not self.complete:
+        if self._on_change is not None:
             if self._timeout is not None:
                 self._deadline = self._loop.time() + self._timeout
-            if self._sink(self.take()):
-                return
-            self._sink = None
         self._wake()
 
     def eof_received(self) -> bool:
@@ -145,9 +141,6 @@ class Connection(asyncio.Protocol):
         if self.head_complete:
             return  # a trailer (RFC 9112 section 7.1.2); it may be dropped
         length = len(name)
-        self._field_bytes += length + len(value)
-        if self._field_bytes > MAX_HEAD_BYTES:
-            raise self._head_too_large()
         if length == 14 and name.lower() == b"content-length":
             self._lengths.update(part.strip() for part in value.split(b","))
         elif length == 17 and name.lower() == b"transfer-encoding":
@@ -163,8 +156,12 @@ class Connection(asyncio.Protocol):
             if self._interim > MAX_INTERIM_RESPONSES:
                 raise httpx2.RemoteProtocolError(f"{self.peer} sends interim responses without end")
             self.headers, self._lengths, self._chunked, self.reason = [], set(), False, b""
-            self._head_bytes = self._field_bytes = 0
+            self._head_bytes = 0
             return
+        if self._head_bytes > MAX_HEAD_BYTES:  # some of what was read may be the body
+            size = sum(len(name) + len(value) + 4 for name, value in self.headers)
+            if size > MAX_HEAD_BYTES:
+                raise self._head_too_large()
         if self._lengths and (self._chunked or len(self._lengths) > 1):
             # RFC 9112 section 6.3: two framings are how responses are smuggled.
             raise httpx2.RemoteProtocolError(f"{self.peer} frames its response in two ways")
@@ -198,6 +195,11 @@ class Connection(asyncio.Protocol):
         return httpx2.RemoteProtocolError(f"{self.peer} sent a head of more than {MAX_HEAD_BYTES} bytes")
 
     # -- for the transport
+
+    @property
+    def length(self) -> int | None:
+        """Of the response's body, where its `Content-Length` says it."""
+        return int(next(iter(self._lengths))) if self._lengths else None
 
     def usable(self) -> bool:
         """Whether an idle connection can take a request: open, and with nothing to read, not even its end."""
@@ -245,15 +247,14 @@ class Connection(asyncio.Protocol):
             await self._wait(timeout)
         return self.take()
 
-    async def pump(self, sink: Callable[[bytes], bool], timeout: float | None) -> None:
-        """Give each piece of the body to `sink` in the step in which it was read, until `sink` is false or the last one
-        has come: `read` gives that, and raises what went wrong."""
-        self._sink = sink
-        try:
-            while self._sink is not None and not self.readable and self.failure is None:
-                await self._wait(timeout)
-        finally:
-            self._sink = None
+    def watch(self, on_change: Callable[[], None], timeout: float | None) -> None:
+        """Call back in the step in which something has come: the head, some of the body, its end, or a failure. The
+        silence between two calls is at most `timeout` seconds. Ends with the exchange, or with `unwatch`."""
+        self._on_change = on_change
+        self._time(timeout)
+
+    def unwatch(self) -> None:
+        self._on_change = None
 
     def take(self) -> bytes:
         """What `read` gives, where it would not wait."""
@@ -284,6 +285,7 @@ class Connection(asyncio.Protocol):
         """The response was read to its end: the connection is free, if it may be used again."""
         if self._method:
             self._method = ""
+            self._on_change = None
             if self._keep_alive and not self.sending and not self.closed:
                 self._release(self)
             else:
@@ -292,6 +294,7 @@ class Connection(asyncio.Protocol):
     def abort(self) -> None:
         """Close at once; what is not sent is dropped."""
         self._method = ""
+        self._on_change = None
         self.failure = None  # it has been raised, and its traceback refers to us
         if self._transport is not None and not self.closed:
             self._transport.abort()
@@ -315,30 +318,37 @@ class Connection(asyncio.Protocol):
         self._wake()
 
     def _wake(self) -> None:
+        if not self.head_complete and self.failure is None:
+            return
         waiter = self._waiter
-        if waiter is not None and (self.head_complete or self.failure is not None):
+        if self._on_change is not None:
+            self._on_change()
+        elif waiter is not None:
             self._waiter = None
             if not waiter.done():
                 waiter.set_result(None)
 
     async def _wait(self, timeout: float | None) -> None:
         self._waiter = self._loop.create_future()
-        self._timeout = timeout
-        if timeout is not None:
-            self._deadline = self._loop.time() + timeout
-            if self._timer is None:
-                self._timer = self._loop.call_at(self._deadline, self._check_deadline, timeout)
+        self._time(timeout)
         try:
             await self._waiter
         finally:
             self._waiter = None
 
-    def _check_deadline(self, timeout: float) -> None:
+    def _time(self, timeout: float | None) -> None:
+        self._timeout = timeout
+        if timeout is not None:
+            self._deadline = self._loop.time() + timeout
+            if self._timer is None:
+                self._timer = self._loop.call_at(self._deadline, self._check_deadline)
+
+    def _check_deadline(self) -> None:
         # One timer for all waits: it looks whether its time has really come, and else sleeps on.
         self._timer = None
-        if self._waiter is None or self.closed:
+        if (self._waiter is None and self._on_change is None) or self.closed or self._timeout is None:
             return
         if self._loop.time() >= self._deadline:
-            self._fail(httpx2.ReadTimeout(f"{self.peer} was silent for {timeout:g} seconds"))
+            self._fail(httpx2.ReadTimeout(f"{self.peer} was silent for {self._timeout:g} seconds"))
         else:
-            self._timer = self._loop.call_at(self._deadline, self._check_deadline, timeout)
+            self._timer = self._loop.call_at(self._deadline, self._check_deadline)

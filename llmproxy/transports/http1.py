@@ -7,11 +7,12 @@ per request, and it looks at all its idle sockets for each one, which breaks dow
 import asyncio
 import ssl
 from collections import deque
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from typing import Any, Self
 
 import httpx2
 
+from llmproxy.headers import Headers
 from llmproxy.transports.connection import Connection
 from llmproxy.transports.race import connect
 from llmproxy.transports.raw_headers import RawHeaders
@@ -37,11 +38,11 @@ class HTTP1Transport(httpx2.AsyncBaseTransport):
     ) -> None:
         self._ssl_context = ssl_context
         self._keepalive_expiry = keepalive_expiry
-        self._pools: dict[tuple[str, str, int | None], _Pool] = {}
-        self._known: dict[int, tuple[httpx2.URL, _Pool]] = {}
+        self._pools: dict[tuple[str, str, int | None], Pool] = {}
+        self._known: dict[int, tuple[httpx2.URL, Pool]] = {}
 
     async def handle_async_request(self, request: httpx2.Request) -> httpx2.Response:
-        pool = self._pool_of(request.url)
+        pool = self.pool_of(request.url)
         timeout = request.extensions.get("timeout") or {}
         head, body, chunked = _prepare(request)
         connection = pool.take() or await pool.open(timeout.get("connect"))
@@ -72,7 +73,8 @@ class HTTP1Transport(httpx2.AsyncBaseTransport):
         self._known.clear()
         await asyncio.sleep(0)  # so that the transports close their sockets while there is a loop to do it
 
-    def _pool_of(self, url: httpx2.URL) -> "_Pool":
+    def pool_of(self, url: httpx2.URL) -> "Pool":
+        """The connections to a URL's origin, for `direct`. Raises `httpx2.UnsupportedProtocol`."""
         # An upstream's URL is the same object each time, and to ask it for its parts costs more than to know it again.
         known = self._known.get(id(url))
         if known is not None and known[0] is url:
@@ -86,7 +88,7 @@ class HTTP1Transport(httpx2.AsyncBaseTransport):
         self._known[id(url)] = (url, pool)
         return pool
 
-    def _pool(self, scheme: str, host: str, port: int | None) -> "_Pool":
+    def _pool(self, scheme: str, host: str, port: int | None) -> "Pool":
         if scheme not in ("http", "https"):
             raise httpx2.UnsupportedProtocol(f"{scheme} is not supported")
         context = None
@@ -94,11 +96,14 @@ class HTTP1Transport(httpx2.AsyncBaseTransport):
             if self._ssl_context is None:
                 self._ssl_context = httpx2.create_ssl_context()
             context = self._ssl_context
-        return _Pool(host, port or (443 if context else 80), context, self._keepalive_expiry)
+        return Pool(host, port or (443 if context else 80), context, self._keepalive_expiry)
 
 
-class _Pool:
-    """The connections to one origin. The idle ones lie in the order in which they became so; the last is used first."""
+class Pool:
+    """The connections to one origin. The idle ones lie in the order in which they became so; the last is used first.
+
+    Whoever takes or opens one has it until its exchange ends well, or aborts it.
+    """
 
     def __init__(self, host: str, port: int, context: ssl.SSLContext | None, expiry: float) -> None:
         self._host = host
@@ -111,6 +116,7 @@ class _Pool:
         self._timer: asyncio.TimerHandle | None = None
 
     def take(self) -> Connection | None:
+        """An idle connection."""
         while self._idle:
             connection = self._idle.pop()
             if connection.usable():
@@ -119,6 +125,7 @@ class _Pool:
         return None
 
     async def open(self, timeout: float | None) -> Connection:
+        """A new connection, within `timeout` seconds. Raises `httpx2.ConnectError` and `httpx2.ConnectTimeout`."""
         peer = f"{self._host}:{self._port}"
         try:
             async with asyncio.timeout(timeout):
@@ -169,13 +176,6 @@ class _ResponseStream(httpx2.AsyncByteStream):
         self._connection: Connection | None = connection
         self._timeout = timeout
         self._upload = upload
-        self.ended = False
-        """Whether the last piece has been handed out: no need to ask for another to know."""
-
-    @property
-    def ready(self) -> bool:
-        """Whether the next piece, or the end, is at hand."""
-        return self._connection is None or self._connection.readable
 
     def __aiter__(self) -> AsyncIterator[bytes]:
         return self
@@ -186,17 +186,10 @@ class _ResponseStream(httpx2.AsyncByteStream):
             raise StopAsyncIteration
         piece = connection.take() if connection.readable else await connection.read(self._timeout)
         if connection.ended:
-            self.ended = True
             self._let_go()
         if not piece:
             raise StopAsyncIteration
         return piece
-
-    async def pump(self, sink: Callable[[bytes], bool]) -> None:
-        """Give the pieces that come to `sink` at once, without waking anybody, until it is false or the last one is
-        next. Then go on reading."""
-        if self._connection is not None:
-            await self._connection.pump(sink, self._timeout)
 
     async def aclose(self) -> None:
         connection = self._connection
@@ -244,9 +237,6 @@ class _Response(httpx2.Response):
 def _prepare(request: httpx2.Request) -> tuple[bytes, bytes | None, bool]:
     """The request's head, its whole body where it is known (else None), and whether the body is sent in chunks."""
     fields = request.headers.raw
-    target: bytes = request.extensions.get("target") or request.url.raw_path
-    lines: list[Any] = [b"%b %b HTTP/1.1" % (request.method.encode("ascii", "replace"), target)]
-    lines += [name + b": " + value for name, value in fields]
     framed = chunked = False
     for name, _ in fields:
         length = len(name)
@@ -257,23 +247,35 @@ def _prepare(request: httpx2.Request) -> tuple[bytes, bytes | None, bool]:
     body = next(iter(request.stream)) if type(request.stream) is httpx2.ByteStream else None
     if not framed and body is None:
         chunked = True
-        lines.append(b"Transfer-Encoding: chunked")
+        fields = [*fields, (b"Transfer-Encoding", b"chunked")]
     elif not framed and body:
-        lines.append(b"Content-Length: %d" % len(body))
-    count = len(lines)
-    lines += (b"", b"")
-    head = b"\r\n".join(lines)
-    # A line break inside a field would begin another (RFC 9112 section 11.1).
+        fields = [*fields, (b"Content-Length", b"%d" % len(body))]
+    target: bytes = request.extensions.get("target") or request.url.raw_path
+    head = request_head(request.method, target, fields)
+    if body is not None and chunked:
+        body = in_chunks(body)
+    return head, body, chunked
+
+
+def request_head(method: str, target: bytes, fields: Headers) -> bytes:
+    """A request's head as bytes. Raises `httpx2.LocalProtocolError` for parts that would begin another line (RFC 9112
+    section 11.1)."""
+    first = b"%b %b HTTP/1.1" % (method.encode("ascii", "replace"), target)
+    head = b"\r\n".join([first, *[name + b": " + value for name, value in fields], b"", b""])
+    count = len(fields) + 2
     if (
-        head.count(b"\n") != count + 1
-        or head.count(b"\r") != count + 1
+        head.count(b"\n") != count
+        or head.count(b"\r") != count
         or b"\0" in head
-        or head.count(b" ", 0, len(lines[0])) != 2
+        or head.count(b" ", 0, len(first)) != 2
     ):
         raise httpx2.LocalProtocolError("the request's method, target or header fields hold a line break, space or NUL")
-    if body is not None and chunked:
-        body = b"%x\r\n%b\r\n0\r\n\r\n" % (len(body), body) if body else b"0\r\n\r\n"
-    return head, body, chunked
+    return head
+
+
+def in_chunks(body: bytes) -> bytes:
+    """A whole body in the coding of RFC 9112 section 7.1."""
+    return b"%x\r\n%b\r\n0\r\n\r\n" % (len(body), body) if body else b"0\r\n\r\n"
 
 
 async def _upload(connection: Connection, request: httpx2.Request, chunked: bool, timeout: float | None) -> None:

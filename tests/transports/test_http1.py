@@ -3,7 +3,7 @@
 import asyncio
 import gc
 import ssl
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
 
 import httpx2
@@ -492,98 +492,3 @@ def test_any_answer_ends_with_a_response_or_an_error_of_httpx2s(answer: list[byt
 
     run(test)
     gc.collect()
-
-
-STREAMED = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
-
-
-class Fed:
-    """A handler that sends the pieces that it is fed, each as a chunk; None ends the response, "cut" the connection."""
-
-    def __init__(self) -> None:
-        self.pieces: asyncio.Queue[bytes | str | None] = asyncio.Queue()
-
-    async def __call__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        await head(reader)
-        writer.write(STREAMED)
-        while isinstance(piece := await self.pieces.get(), bytes):
-            writer.write(b"%x\r\n%b\r\n" % (len(piece), piece))
-        if piece is None:
-            writer.write(b"0\r\n\r\n")
-        if piece == "silence":
-            await reader.read()
-
-
-async def _pump(
-    fed: Fed, pieces: Sequence[bytes | str | None], *, until: int, read: float = 5.0
-) -> tuple[int, list[bytes]]:
-    """How many pieces a sink was given that wants `until` of them, each sent when it had the one before, and all that
-    came."""
-    async with Served(fed) as server, HTTP1Transport() as transport:
-        response = await transport.handle_async_request(server.request(timeout={**TIMEOUT, "read": read}))
-        stream: Any = response.stream
-        got: list[bytes] = []
-
-        def sink(piece: bytes) -> bool:
-            got.append(piece)
-            fed.pieces.put_nowait(pieces[len(got)])
-            return len(got) < until
-
-        fed.pieces.put_nowait(pieces[0])
-        await stream.pump(sink)
-        pumped = len(got)
-        for piece in pieces[pumped + 1 :]:
-            fed.pieces.put_nowait(piece)
-        async for piece in stream:
-            got.append(piece)
-        return pumped, got
-
-
-@both_loops
-@pytest.mark.parametrize("until", [1, 3, 99])
-def test_pieces_are_pumped_as_they_come(loop: str, until: int) -> None:
-    async def test() -> None:
-        pieces: list[Any] = [b"a", b"bc", b"def", b"g" * 500, b"h", None]
-        pumped, got = await _pump(Fed(), pieces, until=until)
-        assert (pumped <= until and pumped == until) or until > 5
-        assert b"".join(got) == b"".join(pieces[:-1])
-
-    run(test, loop)
-
-
-@both_loops
-@pytest.mark.parametrize(
-    ("end", "error"), [("cut", httpx2.RemoteProtocolError), ("silence", httpx2.ReadTimeout)], ids=["cut", "silence"]
-)
-def test_what_goes_wrong_while_pumping_is_raised_by_reading(loop: str, end: str, error: type[Exception]) -> None:
-    async def test() -> None:
-        with pytest.raises(error):
-            await _pump(Fed(), [b"a", b"b", b"c", end], until=99, read=0.2)
-
-    run(test, loop)
-
-
-@both_loops
-def test_cancelling_while_pumping_closes_the_connection(loop: str) -> None:
-    async def test() -> None:
-        fed = Fed()
-        async with Served(fed) as server, HTTP1Transport() as transport:
-            response = await transport.handle_async_request(server.request())
-            stream: Any = response.stream
-            arrived = asyncio.Event()
-
-            def sink(piece: bytes) -> bool:
-                arrived.set()
-                return True
-
-            task = asyncio.get_running_loop().create_task(stream.pump(sink))
-            fed.pieces.put_nowait(b"a")
-            await arrived.wait()
-            task.cancel()
-            with pytest.raises(asyncio.CancelledError):
-                await task
-            await stream.aclose()
-            fed.pieces.put_nowait("cut")
-            await server.closed.acquire()
-
-    run(test, loop)

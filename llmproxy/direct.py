@@ -1,0 +1,352 @@
+"""Direct: one exchange between our own server and our own HTTP/1.1 transport, by callbacks alone.
+
+It does what `forward` does, and what it says of an exchange's life holds here too. A task, ASGI's messages and httpx2's
+objects would be half of what a short exchange costs, so here whoever has something calls whoever wants it: the client's
+protocol when a request has come, the spool when it is written, the upstream's connection when a piece of the response
+is there. A task is made only where something is waited for that seldom has to be: a connection that is not there yet, a
+body that comes bit by bit, a disk.
+
+What follows from a request's head alone (who may call, where it goes, its head there, what is recorded of it) is worked
+out once for all requests that have the same one.
+"""
+
+import asyncio
+from collections.abc import Callable, Coroutine
+from dataclasses import dataclass
+from typing import Any
+
+import httpx2
+
+from llmproxy.capture.tee import Recording, RequestHead, SpoolError, Tee
+from llmproxy.client import DirectClient, Head
+from llmproxy.errors import ProxyError
+from llmproxy.forward import failure, headers_for, is_websocket, spool_unavailable
+from llmproxy.guard import Guard
+from llmproxy.headers import Header, ResponseFields
+from llmproxy.transports.connection import Connection
+from llmproxy.transports.http1 import HTTP1Transport, Pool, in_chunks, request_head
+from llmproxy.upstreams import Upstream, Upstreams
+
+# Stands for the length of a body, which differs from request to request. No field of a request can hold it (RFC 9110
+# section 5.5).
+_LENGTH = b"\1"
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What follows from a request's head. Of pairs of bytes, the length of the body goes between the two."""
+
+    upstream: Upstream
+    pool: Pool
+    method: str
+    head: tuple[bytes, bytes]
+    recorded: tuple[bytes, bytes]
+    chunked: bool
+    connect_timeout: float | None
+    read_timeout: float | None
+    write_timeout: float | None
+
+
+class Direct:
+    """Takes those requests that need nothing but `guard` and an upstream that `HTTP1Transport` reaches.
+
+    `is_ours`: tells the paths that are not forwarded, from a head.
+    """
+
+    def __init__(self, guard: Guard, upstreams: Upstreams, tee: Tee, is_ours: Callable[[Head], bool]) -> None:
+        self._guard = guard
+        self._upstreams = upstreams
+        self._is_ours = is_ours
+        self.tee = tee
+        self.response_fields = ResponseFields(tee.secret_names)
+
+    def take(self, client: DirectClient) -> "Passage | None":
+        """What will answer a request when it is begun; None where ASGI's way is the one."""
+        head = client.head
+        plan = head.plan
+        if plan is None:
+            plan = head.plan = self._plan(head) or False
+        return Passage(self, plan, client) if plan else None
+
+    def _plan(self, head: Head) -> Plan | None:
+        if self._is_ours(head) or is_websocket(head.headers):
+            return None
+        try:
+            caller = self._guard.admit(head.headers)
+            upstream, path = self._upstreams.resolve(head.raw_path)
+            transport = upstream.transport
+            if not isinstance(transport, HTTP1Transport):
+                return None
+            question = b"?" + head.query if head.query or head.target.endswith(b"?") else b""
+            length = _LENGTH if head.length_at >= 0 else None
+            fields = headers_for(upstream, caller, head.with_length(head.fields, length))
+            text = request_head(head.method, path + question or b"/", fields)
+            pool = transport.pool_of(upstream.url)
+        except (ProxyError, httpx2.TransportError):
+            return None  # `forward` comes to the same, and says so to the client
+        headers: list[Header] = head.with_length(head.headers, length)
+        recorded = self.tee.text(
+            RequestHead(upstream.name, caller.client, head.method, head.raw_path + question, headers)
+        )
+        marks = {text.count(_LENGTH), recorded.count(_LENGTH) if recorded else text.count(_LENGTH)}
+        if marks != {0 if length is None else 1}:
+            return None  # the client or the configuration has the length dropped, replaced or redacted
+        timeout = upstream.timeout or {}
+        return Plan(
+            upstream=upstream,
+            pool=pool,
+            method=head.method,
+            head=_around_length(text),
+            recorded=_around_length(recorded),
+            chunked=any(name == b"transfer-encoding" for name, _ in head.headers),
+            connect_timeout=timeout.get("connect"),
+            read_timeout=timeout.get("read"),
+            write_timeout=timeout.get("write"),
+        )
+
+
+class Passage:
+    """One exchange on its way. Each step is called by what the step before has set going."""
+
+    __slots__ = (
+        "_body",
+        "_client",
+        "_connection",
+        "_direct",
+        "_head",
+        "_last",
+        "_more",
+        "_over",
+        "_plan",
+        "_recording",
+        "_started",
+        "_task",
+    )
+
+    _recording: Recording
+
+    def __init__(self, direct: Direct, plan: Plan, client: DirectClient) -> None:
+        self._direct = direct
+        self._plan = plan
+        self._client = client
+        self._connection: Connection | None = None
+        self._task: asyncio.Task[None] | None = None
+        self._body = b""
+        self._more = False  # of the request's body is to come
+        self._head: tuple[int, list[bytes], int | None] | None = None  # of the response, until the client has it
+        self._started = False  # the response has begun to come
+        self._last = b""
+        self._over = False
+
+    # -- there
+
+    def begin(self) -> None:
+        plan, client = self._plan, self._client
+        before, after = plan.recorded
+        try:
+            self._recording = self._direct.tee.begin_text(
+                plan.upstream.name, b"%b%b%b" % (before, client.length or b"", after)
+            )
+        except SpoolError as exc:
+            self._answer(spool_unavailable(exc))
+            return
+        client.on_disconnect = self._client_gone
+        if client.whole:
+            self._received(client.take())
+        else:
+            self._start(self._receive())
+
+    async def _receive(self) -> None:
+        message = await self._client.receive()
+        if message["type"] == "http.request":
+            self._more = message["more_body"]
+            self._received(message["body"])
+
+    def _received(self, body: bytes) -> None:
+        self._body = body
+        self._recording.request_body(body)
+        self._recording.when_written(self._request_written)
+
+    def _request_written(self) -> None:
+        if self._over:
+            return
+        try:
+            self._recording.request_written()
+        except SpoolError as exc:
+            self._recording.end("refused")
+            self._answer(spool_unavailable(exc))
+            return
+        connection = self._plan.pool.take()
+        if connection is not None:
+            self._send(connection)
+        else:
+            self._start(self._open())
+
+    async def _open(self) -> None:
+        try:
+            connection = await self._plan.pool.open(self._plan.connect_timeout)
+        except httpx2.TransportError as exc:
+            self._failed(exc)
+        else:
+            self._send(connection)
+
+    def _send(self, connection: Connection) -> None:
+        plan, body = self._plan, self._body
+        self._connection = connection
+        self._body = b""
+        before, after = plan.head
+        head = before + (self._client.length or b"") + after
+        if self._more:
+            connection.begin(plan.method, head, self._framed(body))
+            connection.sending = True
+            self._start(self._upload(connection))
+        else:
+            connection.begin(plan.method, head, in_chunks(body) if plan.chunked else body)
+        connection.watch(self._response_came, plan.read_timeout)
+
+    async def _upload(self, connection: Connection) -> None:
+        """Send the rest of a body that comes bit by bit, while the response is waited for already."""
+        timeout = self._plan.write_timeout
+        try:
+            while self._more:
+                message = await self._client.receive()
+                if message["type"] != "http.request":
+                    return
+                self._more = message["more_body"]
+                if piece := message["body"]:
+                    self._recording.request_body(piece)
+                    await connection.write(self._framed(piece), timeout)
+            if self._plan.chunked:
+                await connection.write(b"0\r\n\r\n", timeout)
+            connection.sending = False
+        except httpx2.TransportError as exc:
+            connection.fail(exc)
+
+    def _framed(self, piece: bytes) -> bytes:
+        return b"%x\r\n%b\r\n" % (len(piece), piece) if self._plan.chunked and piece else piece
+
+    # -- and back
+
+    def _response_came(self) -> None:
+        connection, client = self._connection, self._client
+        assert connection is not None
+        if not self._started:
+            if not connection.head_complete:
+                assert connection.failure is not None
+                self._failed(connection.failure)
+                return
+            status = connection.status
+            if not 200 <= status <= 599:
+                self._failed(httpx2.RemoteProtocolError(f"the upstream answered with status {status}"))
+                return
+            self._started = True
+            lines, recorded = self._direct.response_fields.lines(connection.headers, status)
+            self._recording.response_lines(status, recorded)
+            lines.insert(0, b"HTTP/1.1 %d %b" % (status, connection.reason))
+            self._head = status, lines, connection.length
+        ended, failed = connection.complete, connection.failure
+        piece = connection.take() if connection.readable else b""
+        if piece:
+            self._recording.response_body(piece)
+        if ended:
+            # Before the client has the last byte the exchange is on disk: promise 1.
+            self._connection = None
+            self._last = piece
+            if not self._recording.when_complete(self._complete):
+                self._start(self._complete_for_sure())
+            return
+        if self._head is not None:
+            self._start_response()
+        if piece:
+            client.write(piece, True)
+        else:
+            client.flush()
+        if failed is not None:
+            self._failed(failed)
+        elif (drained := client.drained) is not None and not self._over:
+            # The client does not read: nor do we, and TCP tells the upstream.
+            connection.unwatch()
+            drained.add_done_callback(self._client_reads)
+
+    def _start_response(self) -> None:
+        assert self._head is not None
+        self._client.start(*self._head)
+        self._head = None
+
+    def _client_reads(self, drained: asyncio.Future[None]) -> None:
+        connection = self._connection
+        if connection is not None:
+            connection.watch(self._response_came, self._plan.read_timeout)
+            if connection.readable or connection.failure is not None:
+                self._response_came()
+
+    async def _complete_for_sure(self) -> None:
+        try:
+            await self._recording.complete()
+        except SpoolError as exc:
+            # Without its last byte the client knows that it failed.
+            if self._head is None:
+                self._client.fail()
+                self._leave()
+            else:
+                self._answer(spool_unavailable(exc))
+        else:
+            self._complete()
+
+    def _complete(self) -> None:
+        if not self._over:
+            if self._head is not None:
+                self._start_response()
+            self._client.write(self._last, False)
+            self._leave()
+
+    # -- the ends
+
+    def _failed(self, exc: Exception) -> None:
+        if not isinstance(exc, httpx2.TransportError):
+            raise exc
+        learns = failure(exc, self._plan.upstream, self._recording, response_started=self._started)
+        if isinstance(learns, ProxyError):
+            self._answer(learns)
+        else:
+            self._client.fail()
+            self._leave()
+
+    def _client_gone(self) -> None:
+        if not self._over:
+            self._recording.end("client_gone")
+            self._leave()
+
+    def cancel(self, msg: str | None = None) -> None:
+        """The server's grace is over."""
+        # Not at once: the server is going through all that it cancels.
+        asyncio.get_running_loop().call_soon(self._interrupted)
+
+    def _interrupted(self) -> None:
+        if not self._over and self._recording.outcome is None:
+            self._recording.end("interrupted")
+            self._client.fail()
+            self._leave()
+
+    def _answer(self, error: ProxyError) -> None:
+        self._direct.tee.metrics.refused[error.code] += 1
+        self._client.answer(error)
+        self._leave()
+
+    def _leave(self) -> None:
+        self._over = True
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            connection.abort()
+        if self._task is not None:
+            self._task.cancel()
+            self._task = None
+        self._client.leave()
+
+    def _start(self, coroutine: Coroutine[Any, Any, None]) -> None:
+        self._task = asyncio.get_running_loop().create_task(coroutine)
+
+
+def _around_length(text: bytes) -> tuple[bytes, bytes]:
+    before, _, after = text.partition(_LENGTH)
+    return before, after

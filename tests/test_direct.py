@@ -1,0 +1,258 @@
+"""Forwarding by callbacks, between two wires that give and take any bytes at any moment."""
+
+import asyncio
+import os
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import asynccontextmanager
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import pytest
+import uvicorn
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from uvicorn.server import ServerState
+
+from llmproxy.app import App
+from llmproxy.capture.exchange import Exchange
+from llmproxy.capture.spool_reader import SpoolReader
+from llmproxy.config import Config
+from llmproxy.server.protocol import HTTPProtocol
+from llmproxy.transports import http1
+from tests.test_protocol import Wire
+
+BODY = b'{"model": "m", "stream": true}'
+REQUEST = b"POST /v1/chat/completions?a=%%20 HTTP/1.1\r\nHost: localhost\r\nX-A: 1\r\nContent-Length: %d\r\n\r\n%b" % (
+    len(BODY),
+    BODY,
+)
+CHUNKED_REQUEST = (
+    b"POST /v1/chat/completions?a=%20 HTTP/1.1\r\nHost: localhost\r\nX-A: 1\r\nTransfer-Encoding: chunked\r\n\r\n"
+    b"6\r\n" + BODY[:6] + b"\r\n%x\r\n" % (len(BODY) - 6) + BODY[6:] + b"\r\n0\r\n\r\n"
+)
+HEAD = b"HTTP/1.1 200 Fine\r\nx-a: 1\r\nSet-Cookie: secret\r\n"
+RESPONSES = {
+    "length": HEAD + b"Content-Length: 11\r\nConnection: keep-alive\r\n\r\nhello world",
+    "chunked": HEAD + b"Transfer-Encoding: chunked\r\n\r\n5;x=y\r\nhello\r\n6\r\n world\r\n0\r\nx-t: 1\r\n\r\n",
+    "interim": b"HTTP/1.1 103 Early Hints\r\nlink: x\r\n\r\n" + HEAD + b"Content-Length: 11\r\n\r\nhello world",
+    "until close": HEAD + b"\r\nhello world",
+}
+
+
+class UpstreamWire(Wire):
+    def __init__(self, fd: int) -> None:
+        super().__init__()
+        self._fd = fd
+
+    def get_extra_info(self, name: str, default: Any = None) -> Any:
+        return self if name == "socket" else default
+
+    def fileno(self) -> int:
+        return self._fd
+
+
+class Ends:
+    """Both ends of a proxy: what the client sends and gets, and what the upstream does."""
+
+    def __init__(self, app: App, fd: int) -> None:
+        config = uvicorn.Config(app, http=HTTPProtocol, lifespan="off")
+        config.load()
+        self.state = ServerState()
+        self.server = HTTPProtocol(config, self.state, {})
+        self.client = Wire()
+        self.server.connection_made(self.client)
+        self.upstreams: list[tuple[Any, UpstreamWire]] = []
+        self._fd = fd
+        self._lost = False
+
+    async def connect(self, factory: Any, *address: Any) -> Any:
+        connection, wire = factory(), UpstreamWire(self._fd)
+        connection.connection_made(wire)
+        self.upstreams.append((connection, wire))
+        return connection
+
+    def lose_client(self) -> None:
+        if not self._lost:
+            self._lost = True
+            self.server.connection_lost(None)
+
+    async def give(self, receiver: Any, data: bytes, cuts: Sequence[int], *, at_once: bool) -> None:
+        for piece in split(data, cuts):
+            receiver.data_received(piece)
+            if not at_once:
+                await steps()
+
+
+def split(data: bytes, cuts: Sequence[int]) -> Iterator[bytes]:
+    places = sorted({0, len(data), *(cut for cut in cuts if cut < len(data))})
+    return (data[start:end] for start, end in pairwise(places))
+
+
+async def steps() -> None:
+    for _ in range(6):
+        await asyncio.sleep(0)
+
+
+@asynccontextmanager
+async def ends(folder: str, **capture: Any) -> Any:
+    config = Config.model_validate(
+        {
+            "upstreams": {"up": {"base_url": "http://localhost:9/base/v1"}},
+            "capture": {"database": f"{folder}/logs.db", "spool": f"{folder}/spool", "enabled": True, **capture},
+        }
+    )
+    app = App(config)
+    nothing_to_read, other = os.pipe()
+    real = http1.connect
+    try:
+        async with app._lifespan(app._own):
+            both = Ends(app, nothing_to_read)
+            http1.connect = both.connect  # type: ignore[assignment]
+            yield both
+            both.lose_client()
+            await steps()
+            assert not both.state.tasks and app.metrics.in_flight == 0
+    finally:
+        http1.connect = real
+        os.close(nothing_to_read)
+        os.close(other)
+
+
+def recorded(folder: str) -> Exchange:
+    reader = SpoolReader(Path(folder) / "spool")
+    try:
+        (exchange,) = [each.load() for each in reader.exchanges()]
+        return exchange
+    finally:
+        reader.close()
+
+
+def dechunked(wire: bytes) -> tuple[bytes, bytes]:
+    """Head and body of a response in chunks."""
+    head, _, rest = wire.partition(b"\r\n\r\n")
+    body = b""
+    while rest:
+        size, _, rest = rest.partition(b"\r\n")
+        body, rest = body + rest[: int(size, 16)], rest[int(size, 16) + 2 :]
+    return head, body
+
+
+@given(
+    request=st.sampled_from((REQUEST, CHUNKED_REQUEST)),
+    kind=st.sampled_from(sorted(RESPONSES)),
+    request_cuts=st.lists(st.integers(1, 200), max_size=6),
+    cuts=st.lists(st.integers(1, 200), max_size=8),
+    at_once=st.booleans(),
+    fsync=st.booleans(),
+)
+@settings(max_examples=150)
+def test_what_comes_out_however_both_are_split(
+    request: bytes, kind: str, request_cuts: list[int], cuts: list[int], at_once: bool, fsync: bool
+) -> None:
+    async def run(folder: str) -> tuple[bytes, bytes]:
+        async with ends(folder, fsync=fsync) as both:
+            await both.give(both.server, request, request_cuts, at_once=at_once)
+            while not both.upstreams or not both.upstreams[0][1].written.endswith((BODY, b"0\r\n\r\n")):
+                await asyncio.sleep(0)
+            connection, wire = both.upstreams[0]
+            await both.give(connection, RESPONSES[kind], cuts, at_once=at_once)
+            if kind == "until close":
+                connection.eof_received()
+                connection.connection_lost(None)
+            while not both.client.written.endswith((b"0\r\n\r\n", b"hello world")):
+                await asyncio.sleep(0)
+            return wire.written, both.client.written
+
+    with tempfile.TemporaryDirectory() as folder:
+        sent, got = asyncio.run(run(folder))
+        exchange = recorded(folder)
+    head, _, body = sent.partition(b"\r\n\r\n")
+    assert head.startswith(b"POST /base/v1/chat/completions?a=%20 HTTP/1.1\r\nhost: localhost:9\r\nX-A: 1\r\n")
+    assert body == BODY if request == REQUEST else dechunked(sent)[1] == BODY
+    head, body = dechunked(got) if kind in ("chunked", "until close") else got.split(b"\r\n\r\n", 1)  # type: ignore[assignment]
+    assert head.split(b"\r\n")[:3] == [b"HTTP/1.1 200 Fine", b"x-a: 1", b"Set-Cookie: secret"]
+    assert b"onnection" not in head and body == b"hello world"
+    assert (exchange.outcome, exchange.error, exchange.request_body) == ("complete", None, BODY)
+    assert b"".join(piece for _, piece in exchange.response_body) == b"hello world"
+    assert dict(exchange.response_headers)[b"Set-Cookie"] == b"[redacted]"
+
+
+@given(
+    kind=st.sampled_from(sorted(set(RESPONSES) - {"until close"})),
+    at=st.integers(0, 200),
+    cuts=st.lists(st.integers(1, 200), max_size=3),
+    who=st.sampled_from(("upstream", "client", "server")),
+)
+@settings(max_examples=150)
+def test_what_is_cut_looks_cut_wherever_it_is(kind: str, at: int, cuts: list[int], who: str) -> None:
+    response = RESPONSES[kind]
+    at = min(at, len(response) - 1)
+
+    async def run(folder: str) -> tuple[bytes, bool, bool]:
+        async with ends(folder) as both:
+            await both.give(both.server, REQUEST, (), at_once=False)
+            connection, wire = both.upstreams[0]
+            await both.give(connection, response[:at], cuts, at_once=False)
+            if who == "upstream":
+                connection.connection_lost(None)
+            elif who == "client":
+                both.lose_client()
+            else:
+                for task in both.state.tasks:
+                    task.cancel(msg="the grace is over")
+            await steps()
+            return both.client.written, both.client.closed, wire.closed
+
+    with tempfile.TemporaryDirectory() as folder:
+        got, client_closed, upstream_closed = asyncio.run(run(folder))
+        exchange = recorded(folder)
+    assert not got.endswith((b"0\r\n\r\n", b"hello world"))
+    assert (
+        exchange.outcome
+        in {
+            "upstream": ("upstream_protocol", "upstream_cut"),
+            "client": ("client_gone",),
+            "server": ("interrupted",),
+        }[who]
+    )
+    if who == "upstream":
+        assert (b"502 Bad Gateway" in got) == (exchange.outcome == "upstream_protocol") != client_closed
+    else:
+        assert upstream_closed
+        assert who == "client" or client_closed or b"500 Internal Server Error" in got
+    whole = b"".join(piece for _, piece in exchange.response_body)
+    assert b"hello world".startswith(whole)
+
+
+@pytest.mark.parametrize("status", [b"199 x", b"600 x", b"999 x"])
+def test_a_status_that_is_none(tmp_path: Path, status: bytes) -> None:
+    async def run() -> bytes:
+        async with ends(str(tmp_path)) as both:
+            await both.give(both.server, REQUEST, (), at_once=False)
+            both.upstreams[0][0].data_received(b"HTTP/1.1 %b\r\nContent-Length: 0\r\n\r\n" % status)
+            await steps()
+            if not both.client.written:
+                both.upstreams[0][0].connection_lost(None)  # an interim response, and no other
+                await steps()
+            return bytes(both.client.written)
+
+    assert asyncio.run(run()).startswith(b"HTTP/1.1 502 ")
+    assert recorded(str(tmp_path)).outcome == "upstream_protocol"
+
+
+def test_requests_that_are_pipelined_are_answered_in_turn(tmp_path: Path) -> None:
+    async def run() -> bytes:
+        async with ends(str(tmp_path)) as both:
+            both.server.data_received(REQUEST + REQUEST.replace(b"a=%20", b"b=%20"))
+            for _ in range(2):
+                await steps()
+                (connection, wire) = both.upstreams[0]
+                asked = wire.written.rpartition(b"POST ")[2][len("/base/v1/chat/completions?")]
+                connection.data_received(b"HTTP/1.1 200 OK\r\nContent-Length: 1\r\n\r\n%c" % asked)
+            await steps()
+            assert len(both.upstreams) == 1, "the connection was used again"
+            return bytes(both.client.written)
+
+    assert [part[:1] for part in asyncio.run(run()).split(b"\r\n\r\n")[1:]] == [b"a", b"b"]

@@ -8,6 +8,7 @@ from contextlib import asynccontextmanager
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import pytest
 import uvicorn
@@ -20,7 +21,6 @@ from llmproxy.capture.exchange import Exchange
 from llmproxy.capture.spool_reader import SpoolReader
 from llmproxy.config import Config
 from llmproxy.server.protocol import HTTPProtocol
-from llmproxy.transports import http1
 from tests.test_protocol import Wire
 
 BODY = b'{"model": "m", "stream": true}'
@@ -105,17 +105,15 @@ async def ends(folder: str, **capture: Any) -> Any:
     )
     app = App(config)
     nothing_to_read, other = os.pipe()
-    real = http1.connect
     try:
         async with app._lifespan(app._own):
             both = Ends(app, nothing_to_read)
-            http1.connect = both.connect  # type: ignore[assignment]
-            yield both
+            with patch("llmproxy.transports.http1.connect", both.connect):
+                yield both
             both.lose_client()
             await steps()
             assert not both.state.tasks and app.metrics.in_flight == 0
     finally:
-        http1.connect = real
         os.close(nothing_to_read)
         os.close(other)
 
@@ -171,7 +169,7 @@ def test_what_comes_out_however_both_are_split(
     head, _, body = sent.partition(b"\r\n\r\n")
     assert head.startswith(b"POST /base/v1/chat/completions?a=%20 HTTP/1.1\r\nhost: localhost:9\r\nX-A: 1\r\n")
     assert body == BODY if request == REQUEST else dechunked(sent)[1] == BODY
-    head, body = dechunked(got) if kind in ("chunked", "until close") else got.split(b"\r\n\r\n", 1)  # type: ignore[assignment]
+    head, body = dechunked(got) if kind in ("chunked", "until close") else got.split(b"\r\n\r\n", 1)
     assert head.split(b"\r\n")[:3] == [b"HTTP/1.1 200 Fine", b"x-a: 1", b"Set-Cookie: secret"]
     assert b"onnection" not in head and body == b"hello world"
     assert (exchange.outcome, exchange.error, exchange.request_body) == ("complete", None, BODY)

@@ -143,16 +143,17 @@ class Passage:
     def begin(self) -> None:
         plan, client = self._plan, self._client
         before, after = plan.recorded
+        text = before + client.length + after if client.length is not None else before
+        if client.whole:
+            self._body = client.take()
         try:
-            self._recording = self._direct.tee.begin_text(
-                plan.upstream.name, b"%b%b%b" % (before, client.length or b"", after)
-            )
+            self._recording = self._direct.tee.begin_text(plan.upstream.name, text, self._body)
         except SpoolError as exc:
             self._answer(spool_unavailable(exc))
             return
         client.on_disconnect = self._client_gone
         if client.whole:
-            self._received(client.take())
+            self._recording.when_written(self._request_written)
         else:
             self._start(self._receive())
 
@@ -160,12 +161,9 @@ class Passage:
         message = await self._client.receive()
         if message["type"] == "http.request":
             self._more = message["more_body"]
-            self._received(message["body"])
-
-    def _received(self, body: bytes) -> None:
-        self._body = body
-        self._recording.request_body(body)
-        self._recording.when_written(self._request_written)
+            self._body = message["body"]
+            self._recording.request_body(self._body)
+            self._recording.when_written(self._request_written)
 
     def _request_written(self) -> None:
         if self._over:
@@ -195,7 +193,8 @@ class Passage:
         self._connection = connection
         self._body = b""
         before, after = plan.head
-        head = before + (self._client.length or b"") + after
+        length = self._client.length
+        head = before + length + after if length is not None else before
         if self._more:
             connection.begin(plan.method, head, self._framed(body))
             connection.sending = True
@@ -230,6 +229,7 @@ class Passage:
     def _response_came(self) -> None:
         connection, client = self._connection, self._client
         assert connection is not None
+        recorded = None
         if not self._started:
             if not connection.head_complete:
                 assert connection.failure is not None
@@ -241,12 +241,17 @@ class Passage:
                 return
             self._started = True
             lines, recorded = self._direct.response_fields.lines(connection.headers, status)
-            self._recording.response_lines(status, recorded)
             lines.insert(0, b"HTTP/1.1 %d %b" % (status, connection.reason))
             self._head = status, lines, connection.length
         ended, failed = connection.complete, connection.failure
         piece = connection.take() if connection.readable else b""
-        if piece:
+        if recorded is None:
+            if piece:
+                self._recording.response_body(piece)
+        elif ended:
+            self._recording.whole_response(connection.status, recorded, piece)
+        else:
+            self._recording.response_lines(connection.status, recorded)
             self._recording.response_body(piece)
         if ended:
             # Before the client has the last byte the exchange is on disk: promise 1.

@@ -172,11 +172,12 @@ def test_a_body_lost_to_a_full_disk_is_not_referred_to(tmp_path: Path, monkeypat
     assert [exchange.request_body for exchange in read(tmp_path)] == [second, first]
 
 
-def test_a_segment_of_the_first_format_is_read(tmp_path: Path) -> None:
+@pytest.mark.parametrize("version", [b"1", b"2"])
+def test_a_segment_of_an_earlier_format_is_read(tmp_path: Path, version: bytes) -> None:
     write(tmp_path, [[b"small"]])
     [path] = tmp_path.glob("*.spool")
-    path.write_bytes(path.read_bytes().replace(b"llmproxy spool 2\n", b"llmproxy spool 1\n", 1))
+    path.write_bytes(path.read_bytes().replace(b"llmproxy spool 3\n", b"llmproxy spool %b\n" % version, 1))
     reader = SegmentReader(path)
-    assert reader.version() == b"1"
+    assert reader.version() == version
     reader.close()
     assert [exchange.request_body for exchange in read(tmp_path)] == [b"small"]

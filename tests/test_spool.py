@@ -9,6 +9,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -45,6 +46,15 @@ def exchange(tee: Tee, name: bytes = b"x", pieces: tuple[bytes, ...] = (b"hello"
         recording.end("complete")
 
 
+def short_exchange(tee: Tee, name: bytes) -> None:
+    """As `exchange`, in the two records that a short one takes."""
+    text = tee.text(RequestHead("up", None, "POST", b"/v1/chat/completions", [(b"x-name", name)]))
+    recording = tee.begin_text("up", text, name)
+    recording.request_written()
+    recording.whole_response(200, [b"content-type: text/plain"], b"hello")
+    recording.end("complete")
+
+
 def several(*names: bytes) -> Callable[[Tee, SpoolWriter], None]:
     def test(tee: Tee, writer: SpoolWriter) -> None:
         for name in names:
@@ -79,19 +89,32 @@ field_value = st.binary(max_size=30).map(lambda value: bytes(byte for byte in va
     value=field_value,
     request=st.binary(max_size=300),
     pieces=st.lists(st.binary(min_size=1, max_size=300), max_size=6),
+    whole=st.booleans(),
 )
 @settings(max_examples=100)
 def test_whatever_is_written_is_read(
-    tmp_path_factory: pytest.TempPathFactory, path: bytes, value: bytes, request: bytes, pieces: list[bytes]
+    tmp_path_factory: pytest.TempPathFactory,
+    path: bytes,
+    value: bytes,
+    request: bytes,
+    pieces: list[bytes],
+    whole: bool,
 ) -> None:
     folder = tmp_path_factory.mktemp("spool")
+    if whole:
+        pieces = pieces[:1]
 
     def test(tee: Tee, writer: SpoolWriter) -> None:
-        recording = tee.begin(RequestHead("up", "alice", "POST", path, [(b"x-odd", value), (b"x-odd", b"2")]))
-        recording.request_body(request)
-        recording.response(299, [(b"X-R", value)])
-        for piece in pieces:
-            recording.response_body(piece)
+        head = RequestHead("up", "alice", "POST", path, [(b"x-odd", value), (b"x-odd", b"2")])
+        if whole:
+            recording = tee.begin_text("up", tee.text(head), request)
+            recording.whole_response(299, [b"X-R: " + value], b"".join(pieces))
+        else:
+            recording = tee.begin(head)
+            recording.request_body(request)
+            recording.response(299, [(b"X-R", value)])
+            for piece in pieces:
+                recording.response_body(piece)
         recording.end("timeout", "a reason\nof two lines")
 
     write(folder, test).close()
@@ -109,10 +132,15 @@ def segment(folder: Path) -> Path:
     return path
 
 
-def test_a_tail_torn_at_any_byte_loses_only_what_was_torn(tmp_path: Path) -> None:
-    write(tmp_path / "whole", several(b"one", b"two")).close()
+@pytest.mark.parametrize(("record", "first"), [(exchange, b"@request "), (short_exchange, b"@whole_request ")])
+def test_a_tail_torn_at_any_byte_loses_only_what_was_torn(tmp_path: Path, record: Any, first: bytes) -> None:
+    def test(tee: Tee, writer: SpoolWriter) -> None:
+        record(tee, b"one")
+        record(tee, b"two")
+
+    write(tmp_path / "whole", test).close()
     whole = segment(tmp_path / "whole").read_bytes()
-    begin_of_two = whole.index(b"@request ", len(MAGIC) + 1)
+    begin_of_two = whole.index(first, len(MAGIC) + 1)
     for length in range(len(MAGIC), len(whole)):
         folder = tmp_path / str(length)
         folder.mkdir()
@@ -122,6 +150,31 @@ def test_a_tail_torn_at_any_byte_loses_only_what_was_torn(tmp_path: Path) -> Non
         if length >= begin_of_two:
             assert got[0].outcome == "complete" and got[0].request_body == b"one"
         assert all(each.outcome == "interrupted" for each in got[1:])
+
+
+def test_a_short_exchange_is_two_records(tmp_path: Path) -> None:
+    write(tmp_path, lambda tee, writer: short_exchange(tee, b"one")).close()
+    assert segment(tmp_path).read_bytes().count(b"\n@") == 2
+    (got,) = read(tmp_path)
+    assert (got.request_bytes, got.response_bytes, got.error, got.status) == (3, 5, None, 200)
+    assert got.first_byte_us is not None and got.duration_us == got.first_byte_us
+
+
+@pytest.mark.parametrize("payload", [b"", b"started: 1", b"started: 1\n\nPOST /x HTTP/1.1", b"x\n\n\n\n", b"\n\n\n"])
+def test_a_whole_record_that_makes_no_sense_stops_nothing(tmp_path: Path, payload: bytes) -> None:
+    def test(tee: Tee, writer: SpoolWriter) -> None:
+        segment = writer.begin()
+        writer.append(segment, b"whole_request", b"0" * 26, 0, payload)
+        writer.append(segment, b"whole_response", b"0" * 26, 0, payload)
+        short_exchange(tee, b"one")
+
+    write(tmp_path, test).close()
+    reader = SpoolReader(tmp_path)
+    nonsense, good = reader.exchanges()
+    with pytest.raises((ValueError, KeyError, IndexError)):
+        nonsense.load()
+    assert good.load().request_body == b"one"
+    reader.close()
 
 
 def test_a_damaged_record_is_kept_aside_and_the_next_ones_are_read(tmp_path: Path) -> None:
@@ -163,6 +216,7 @@ def test_a_record_being_written_is_waited_for(tmp_path: Path) -> None:
 CHILD = """
 import asyncio, sys
 from pathlib import Path
+from typing import Any
 from llmproxy.capture.spool import SpoolWriter
 from llmproxy.capture.tee import RequestHead, Tee
 from llmproxy.metrics import Metrics
@@ -364,10 +418,10 @@ def test_ids_are_ulids_in_order() -> None:
 def test_a_spool_of_another_version_is_left_for_that_one(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     write(tmp_path, several(b"ours")).close()
     theirs = tmp_path / "01k00000000000000000000000.spool"
-    theirs.write_bytes(b"llmproxy spool 3\nwho knows\n")
+    theirs.write_bytes(b"llmproxy spool 4\nwho knows\n")
     assert bodies(read(tmp_path, acknowledge=True)) == [b"ours"]
-    assert theirs.read_bytes() == b"llmproxy spool 3\nwho knows\n" and not (tmp_path / "damaged").exists()
-    assert "another version of llmproxy (spool format 3)" in caplog.text
+    assert theirs.read_bytes() == b"llmproxy spool 4\nwho knows\n" and not (tmp_path / "damaged").exists()
+    assert "another version of llmproxy (spool format 4)" in caplog.text
 
 
 def test_a_full_disk_keeps_a_damaged_piece_where_it_is_until_there_is_room(

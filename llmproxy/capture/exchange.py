@@ -79,15 +79,18 @@ class ExchangeIds:
         self._process = _base32(int.from_bytes(os.urandom(5), "big"), 8)
         self._counter = int.from_bytes(os.urandom(4), "big")
         self._millisecond = 0
-        self._time = ""
+        self._time = self._counted = ""
 
     def new(self) -> str:
         now = time.time_ns() // 1_000_000
         if now > self._millisecond:
             self._millisecond = now
-            self._time = _base32(now, 10)
+            self._time = _base32(now, 10) + self._process
         self._counter += 1
-        return self._time + self._process + _base32(self._counter & 0xFFFFFFFFFF, 8)
+        last = self._counter & 1023
+        if not last or not self._counted:
+            self._counted = _base32((self._counter >> 10) & 0x3FFFFFFF, 6)
+        return self._time + self._counted + _PAIRS[last]
 
 
 # An id is made for every exchange, so two digits at a time.

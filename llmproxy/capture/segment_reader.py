@@ -174,9 +174,13 @@ class SegmentReader:
     def _take(self, line: re.Match[bytes], block: bytes, first: int) -> None:
         kind, exchange = line[1], line[2].decode()
         record = (int(line[3]), first + line.end() - line.start(), int(line[4]))
-        if kind == b"request":
+        if kind in (b"request", b"whole_request"):
             started = started_of(block[line.end() : line.end() + 64])
-            self._pending[exchange] = Pending(first, started, record, until=record[1] + record[2])
+            begun = self._pending[exchange] = Pending(first, started, record, until=record[1] + record[2])
+            if kind == b"whole_request":
+                ours, head, body = _parts(block, line.end(), record)
+                begun.request = (ours[0], ours[1], head[1] + head[2] - ours[1])
+                begun.request_body.append(body)
             return
         pending = self._pending.get(exchange)
         if pending is None:
@@ -196,6 +200,11 @@ class SegmentReader:
             pending.response = record
         elif kind == b"response_body":
             pending.response_body.append(record)
+        elif kind == b"whole_response":
+            pending.response, pending.end, body = _parts(block, line.end(), record)
+            if body[2]:
+                pending.response_body.append(body)
+            self._end(exchange)
         elif kind == b"end":
             pending.end = record
             self._end(exchange)
@@ -289,3 +298,19 @@ class SegmentReader:
             return int(self._ack_path.read_text())
         except (FileNotFoundError, ValueError):
             return 0
+
+
+def _parts(block: bytes, start: int, record: Span) -> tuple[Span, Span, Span]:
+    """The first two parts of a record's payload, each of which ends with an empty line, and the rest.
+
+    `start`: where in the block the payload begins.
+    """
+    microseconds, offset, length = record
+    ends = [block.find(b"\n\n", start, start + length)]
+    ends.append(block.find(b"\n\n", ends[0] + 2, start + length))
+    first, second = (end - start if end >= 0 else length for end in ends)  # what was not written so makes no sense
+    return (
+        (microseconds, offset, first),
+        (microseconds, offset + min(first + 2, length), max(second - first - 2, 0)),
+        (microseconds, offset + min(second + 2, length), max(length - second - 2, 0)),
+    )

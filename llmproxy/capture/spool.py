@@ -15,6 +15,9 @@ of ours and an empty line; bodies are the bytes that passed, a record for each p
 in the segment already are named in `request_body_again`, a line for each run: the offset of the `request_body` record,
 where in its payload the run starts, and its length. So `less` reads a segment, and a torn tail is known for what it is.
 
+A short exchange takes two records: `whole_request` is a `request`, an empty line and the body; `whole_response` is a
+`response`, an empty line, an `end`, an empty line and the body.
+
 A record that was written survives the death of the process, however it dies, because it is in the page cache; with
 `fsync` it survives the machine's too.
 """
@@ -30,8 +33,9 @@ from zlib import crc32
 from llmproxy.capture.back_references import SMALLEST_BYTES, Bodies, Body, Place
 from llmproxy.capture.exchange import ExchangeIds
 
-VERSION = b"2"
-READABLE_VERSIONS = (b"1", VERSION)  # the first had no `request_body_again`
+VERSION = b"3"
+# The first had no `request_body_again`, the second no `whole_request` and no `whole_response`.
+READABLE_VERSIONS = (b"1", b"2", VERSION)
 MAGIC = b"llmproxy spool %b\n" % VERSION
 SEGMENT_BYTES = 16 * 1024 * 1024
 BUFFER_BYTES = 64 * 1024
@@ -104,19 +108,14 @@ class SpoolWriter:
         self._open: set[Segment] = set()
         self._retired: list[Segment] = []
         self._timer: asyncio.TimerHandle | None = None
+        self._look_again = 0.0
         self._sync: asyncio.Task[None] | None = None
         self._next_sync: asyncio.Task[None] | None = None
 
     def begin(self) -> Segment:
         """The segment for a new exchange; pass it to `append`, and to `release` at the end. Raises `SpoolError`."""
         segment = self._current
-        # A segment that somebody removed would take what is written and keep none of it. One look for all that is
-        # written together.
-        if (
-            segment is None
-            or segment.size >= self._segment_bytes
-            or (not segment.buffer and not os.fstat(segment.fd).st_nlink)
-        ):
+        if segment is None or segment.size >= self._segment_bytes or (not segment.buffer and self._is_removed(segment)):
             try:
                 make_folder(self._folder)
                 segment = Segment(self._folder, self._ids.new(), self.fsync)
@@ -128,6 +127,15 @@ class SpoolWriter:
             self._current = segment
         segment.exchanges += 1
         return segment
+
+    def _is_removed(self, segment: Segment) -> bool:
+        # A segment that somebody removed would take what is written and keep none of it. To look now and then is
+        # enough: what was written a moment before it was removed is gone too.
+        now = asyncio.get_running_loop().time()
+        if now < self._look_again:
+            return False
+        self._look_again = now + FLUSH_SECONDS
+        return not os.fstat(segment.fd).st_nlink
 
     def append(self, segment: Segment, kind: bytes, exchange: bytes, microseconds: int, payload: bytes) -> int:
         """Add a record. It is on disk after `flush`, or by itself a moment later. Returns the length of its line."""

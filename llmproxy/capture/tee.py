@@ -4,7 +4,7 @@ import time
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
-from llmproxy.capture.back_references import Body
+from llmproxy.capture.back_references import SMALLEST_BYTES, Body
 from llmproxy.capture.exchange import ExchangeIds, Outcome
 from llmproxy.capture.spool import Segment, SpoolError, SpoolWriter
 from llmproxy.headers import Headers, SecretNames, redact_target
@@ -61,8 +61,8 @@ class Tee:
         lines += [name + b": " + self.secret_names.redacted(name, value) for name, value in head.headers]
         return b"\n".join(lines)
 
-    def begin_text(self, upstream: str, text: bytes) -> "Recording":
-        """As `begin`, for a head that is known."""
+    def begin_text(self, upstream: str, text: bytes, body: bytes = b"") -> "Recording":
+        """As `begin`, for a head that is known, and with the body where it is there already."""
         segment = None
         if self.spool is not None:
             try:
@@ -70,8 +70,7 @@ class Tee:
             except SpoolError:
                 self.unrecorded()
         recording = Recording(self, upstream, segment)
-        if segment is not None:
-            recording.request(text)
+        recording.request(text, body)
         return recording
 
     def unrecorded(self) -> None:
@@ -94,6 +93,7 @@ class Recording:
         "_started",
         "_tee",
         "_upstream",
+        "_whole",
         "outcome",
         "request_bytes",
         "response_bytes",
@@ -110,16 +110,25 @@ class Recording:
         self._request_body: Body | None = None
         self._request_kept = 0
         self._response_kept = 0
+        self._whole: tuple[bytes, bytes] | None = None  # head and body of the response
         self.request_bytes = 0
         self.response_bytes = 0
         self.status: int | None = None
         self.outcome: Outcome | None = None
         tee.metrics.began()
 
-    def request(self, text: bytes) -> None:
+    def request(self, text: bytes, body: bytes) -> None:
+        if self._segment is None:
+            self.request_bytes = len(body)
+            return
         # The moment that the monotonic clock counts from: the reader sorts by the sum of the two.
         seconds, microseconds = divmod((time.time_ns() - time.monotonic_ns() + self._started) // 1000, 1_000_000)
-        self._append(b"request", b"started: %d.%06d\n%b" % (seconds, microseconds, text))
+        if body and len(body) < min(SMALLEST_BYTES, self._tee.max_body_bytes):
+            self.request_bytes = self._request_kept = len(body)
+            self._append(b"whole_request", b"started: %d.%06d\n%b\n\n%b" % (seconds, microseconds, text, body))
+        else:
+            self._append(b"request", b"started: %d.%06d\n%b" % (seconds, microseconds, text))
+            self.request_body(body)
 
     def when_written(self, callback: Callable[[], None]) -> None:
         """Write what is recorded so far, together with others who ask in the same moment, and call back."""
@@ -168,6 +177,16 @@ class Recording:
         self.status = status
         if self._segment is not None:
             self._append(b"response", b"\n".join((b"HTTP/1.1 %d" % status, *lines)))
+
+    def whole_response(self, status: int, lines: Sequence[bytes], body: bytes) -> None:
+        """As `response_lines` and `response_body`, where nothing but the end follows."""
+        if self._segment is not None and len(body) < min(SMALLEST_BYTES, self._tee.max_body_bytes):
+            self.status = status
+            self.response_bytes = self._response_kept = len(body)
+            self._whole = b"\n".join((b"HTTP/1.1 %d" % status, *lines)), body
+        else:
+            self.response_lines(status, lines)
+            self.response_body(body)
 
     def response_body(self, piece: bytes) -> None:
         self.response_bytes += len(piece)
@@ -219,14 +238,19 @@ class Recording:
     def _end(self, outcome: Outcome, error: str | None) -> None:
         self.outcome = outcome
         if self._segment is not None:
-            lines = [
-                b"outcome: " + outcome.encode(),
-                b"request_bytes: %d %d" % (self.request_bytes, self._request_kept),
-                b"response_bytes: %d %d" % (self.response_bytes, self._response_kept),
-            ]
+            end = b"outcome: %b\nrequest_bytes: %d %d\nresponse_bytes: %d %d" % (
+                outcome.encode(),
+                self.request_bytes,
+                self._request_kept,
+                self.response_bytes,
+                self._response_kept,
+            )
             if error:
-                lines.append(b"error: " + " ".join(error.split()).encode("utf-8", "replace"))
-            self._append(b"end", b"\n".join(lines))
+                end += b"\nerror: " + " ".join(error.split()).encode("utf-8", "replace")
+            if self._whole is not None:
+                self._append(b"whole_response", b"%b\n\n%b\n\n%b" % (self._whole[0], end, self._whole[1]))
+            else:
+                self._append(b"end", end)
         self._tee.metrics.ended(
             self._upstream,
             outcome,

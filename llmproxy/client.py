@@ -119,6 +119,7 @@ class DirectClient(Client, Protocol):
 
     - `head`, and `length`: the value of its `Content-Length`.
     - `whole`: whether all of the body has come. `take` gives it then; until then `receive` does, as in ASGI.
+    - `when_whole`: calls back when it has; false where it is too large to be waited for, or the client waits for us.
     - `on_disconnect`: called once when the client goes away before its response is complete.
     - `drained`: what to wait for before more is written, because the client does not read; else None.
     """
@@ -132,6 +133,8 @@ class DirectClient(Client, Protocol):
     def drained(self) -> Future[None] | None: ...
 
     def take(self) -> bytes: ...
+
+    def when_whole(self, callback: Callable[[], None]) -> bool: ...
 
     def receive(self) -> Awaitable[MutableMapping[str, Any]]: ...
 

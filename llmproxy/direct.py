@@ -154,16 +154,23 @@ class Passage:
         client.on_disconnect = self._client_gone
         if client.whole:
             self._recording.when_written(self._request_written)
-        else:
+        elif not client.when_whole(self._request_came):
             self._start(self._receive())
+
+    def _request_came(self) -> None:
+        if not self._over:
+            self._received(self._client.take())
 
     async def _receive(self) -> None:
         message = await self._client.receive()
         if message["type"] == "http.request":
             self._more = message["more_body"]
-            self._body = message["body"]
-            self._recording.request_body(self._body)
-            self._recording.when_written(self._request_written)
+            self._received(message["body"])
+
+    def _received(self, body: bytes) -> None:
+        self._body = body
+        self._recording.request_body(body)
+        self._recording.when_written(self._request_written)
 
     def _request_written(self) -> None:
         if self._over:
@@ -307,9 +314,7 @@ class Passage:
 
     # -- the ends
 
-    def _failed(self, exc: Exception) -> None:
-        if not isinstance(exc, httpx2.TransportError):
-            raise exc
+    def _failed(self, exc: httpx2.TransportError) -> None:
         learns = failure(exc, self._plan.upstream, self._recording, response_started=self._started)
         if isinstance(learns, ProxyError):
             self._answer(learns)

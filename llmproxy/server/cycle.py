@@ -36,6 +36,7 @@ class Cycle:
         "_expects_continue",
         "_has_body",
         "_left",
+        "_on_whole",
         "_pieces",
         "_protocol",
         "_told",
@@ -59,6 +60,7 @@ class Cycle:
         self.head = head
         self.length = length
         self.on_disconnect: Callable[[], None] | None = None
+        self._on_whole: Callable[[], None] | None = None
         self.task: asyncio.Task[None] | DirectAnswer | None = None
         self.keep_alive = keep_alive
         self.whole = False
@@ -95,6 +97,9 @@ class Cycle:
 
     def received(self) -> None:
         """Wake the app, if it waits for what has come."""
+        if self.whole and self._on_whole is not None:
+            self._protocol.loop.call_soon(self._on_whole)
+            self._on_whole = None
         waiter = self._waiter
         if waiter is not None and (self.whole or (self._pieces and not self._wants_whole)):
             self._waiter = None
@@ -174,6 +179,13 @@ class Cycle:
         pieces, self._pieces, self.unread = self._pieces, [], 0
         self._told = self.whole
         return pieces[0] if len(pieces) == 1 else b"".join(pieces)
+
+    def when_whole(self, callback: Callable[[], None]) -> bool:
+        """Call back when all of the request's body has come. False where it is not to be waited for."""
+        if self._expects_continue or self._length() > WHOLE_BODY_BYTES:
+            return False
+        self._on_whole = callback
+        return True
 
     def start(
         self, status: int, lines: list[bytes], length: int | None, *, chunked: bool = False, closes: bool = False
@@ -260,7 +272,7 @@ class Cycle:
 
     def leave(self) -> None:
         """Nobody will do any more for this request."""
-        self.on_disconnect = None
+        self.on_disconnect = self._on_whole = None
         self._protocol.left(self)
 
     # -- within

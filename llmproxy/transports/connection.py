@@ -62,7 +62,7 @@ class Connection(asyncio.Protocol):
         self._reading_paused = False
         self._on_change: Callable[[], None] | None = None
         self.sending = False
-        self.failure: Exception | None = None
+        self.failure: httpx2.TransportError | None = None
 
     # -- asyncio.Protocol
 
@@ -305,12 +305,12 @@ class Connection(asyncio.Protocol):
         if self._transport is not None:
             self._transport.close()
 
-    def fail(self, exc: Exception) -> None:
+    def fail(self, exc: httpx2.TransportError) -> None:
         """The sending of the request went wrong: whoever waits for the response learns it, unless there is one."""
         if not self.head_complete:
             self._fail(exc)
 
-    def _fail(self, exc: Exception) -> None:
+    def _fail(self, exc: httpx2.TransportError) -> None:
         if self.failure is None:
             self.failure = exc
         if self._transport is not None:

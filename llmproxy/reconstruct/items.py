@@ -118,8 +118,11 @@ class _Reader:
             return custom_call_part(name, text, call_id, metadata=without_empty(rest))
         if kind in _CLIENT_CALLS:
             rest["type"] = kind
+        arguments = item.get(field)
+        if kind == "computer_call" and "actions" in item:  # newer models ask for several at once
+            arguments = {"actions": rest.pop("actions")}
         metadata = namespaced("openai", rest)
-        return call_part(name, item.get(field), call_id, self._notes, metadata=metadata, server_executed=server)
+        return call_part(name, arguments, call_id, self._notes, metadata=metadata, server_executed=server)
 
     def _call_output(self, kind: str, item: dict[str, Any]) -> None:
         call_id = string(item.get("call_id"), "call_id", self._notes)
@@ -181,12 +184,9 @@ def _reasoning(item: dict[str, Any], notes: Notes) -> ReasoningPart:
     """Open models give the reasoning itself as content, OpenAI at most a summary. The content is preferred."""
     content = sequence(item.get("content"), "reasoning content", notes)
     text = _texts(content) or _texts(sequence(item.get("summary"), "reasoning summary", notes))
-    metadata = {
-        "id": item.get("id"),
-        "encrypted_content": item.get("encrypted_content"),
-        "summary": item.get("summary"),
-        "content": content if len(content) > 1 else None,
-    }
+    # What else there is has to be sent back too (OpenRouter: the signature of what another provider thought).
+    rest = {key: value for key, value in item.items() if key not in ("type", "status", "content")}
+    metadata = {**rest, "content": content if len(content) > 1 else None}
     return ReasoningPart(text, redacted=not text, provider_metadata=namespaced("openai", metadata))
 
 

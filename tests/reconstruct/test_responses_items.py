@@ -101,6 +101,24 @@ def test_message_content(content: Any, parts: list[Part]) -> None:
             [ReasoningPart("t")],
         ),
         (
+            {
+                "type": "reasoning",
+                "id": "rs",
+                "content": [{"type": "reasoning_text", "text": "t"}],
+                "signature": "s",
+                "format": "anthropic-claude-v1",
+            },
+            [ReasoningPart("t", provider_metadata=openai(id="rs", signature="s", format="anthropic-claude-v1"))],
+        ),
+        (
+            {"type": "computer_call", "call_id": "c", "actions": [{"type": "wait"}], "pending_safety_checks": []},
+            [
+                ToolCallPart(
+                    "computer", {"actions": [{"type": "wait"}]}, "c", provider_metadata=openai(type="computer_call")
+                )
+            ],
+        ),
+        (
             {"type": "compaction", "id": "cmp", "encrypted_content": "e"},
             [AttachmentPart(None, openai(type="compaction", id="cmp", encrypted_content="e"))],
         ),

@@ -177,6 +177,22 @@ ECHOES: dict[str, tuple[Message, list[Message]]] = {
             )
         ],
     ),
+    "an object written anew": (
+        assistant('{\n  "name": "Zo\\u00eb \\/ x",\n  "price": 2.0, "tags": ["a b"]\n}\n'),
+        [assistant('{"price":2,"tags":["a b"],"name":"Zoë / x"}')],
+    ),
+    "a list written anew": (assistant('[{"b": 1, "a": null}]'), [assistant('[\n {"a": null, "b": 1}\n]')]),
+    "an object as Python writes it": (assistant('{"ok": true, "x": null}'), [assistant("{'x': None, 'ok': True}")]),
+    "an object out of its fence": (assistant('```json\n{"b": 1, "a": 2}\n```'), [assistant('{"a":2,"b":1}')]),
+    "a fence left out": (assistant("```sql\nselect 1\n```\n"), [assistant("select 1")]),
+    "thoughts in other tags cut out": (
+        assistant("<thought>hm</thought>a<thinking>\nso\n</thinking>\nb [THINK]x[/THINK]"),
+        [assistant("a\nb")],
+    ),
+    "typographic quotes and dashes in ASCII": (
+        assistant("It\u2019s \u201chere\u201d \u2013 3\u202fkm\u2026 or\u2014"),
+        [assistant('It\'s "here" - 3 km... or--')],
+    ),
     "no code, and yet its end (smolagents)": (assistant("no code at all"), [assistant("no code at all</code>")]),
 }
 
@@ -263,6 +279,15 @@ NOT_ECHOES: dict[str, tuple[Message, Message]] = {
         assistant("", call(CALL, x=1)),
         assistant(f"Calling tools:\n[{{'id': '{CALL_2}', 'function': {{'name': 'f', 'arguments': {{'x': 2}}}}}}]"),
     ),
+    "another object": (assistant('{"a": 1, "b": 2}'), assistant('{"a": 2, "b": 1}')),
+    "an object with another space in its words": (assistant('{"a": "b\\tc"}'), assistant('{"a": "b\\nc"}')),
+    "another type of value": (assistant('{"a": 1}'), assistant('{"a": "1"}')),
+    "another order of a list": (assistant('["a", "b"]'), assistant('["b", "a"]')),
+    "an object that was cut": (assistant('{"a": 1, "b": 2}'), assistant('{"a": 1')),
+    "an object too deep to be one": (assistant("[" * 900 + "]" * 900), assistant("[" * 901 + "]" * 901)),
+    "the fence of another code": (assistant("```\na\n```"), assistant("```\nb\n```")),
+    "all of it a thought, but for another word": (assistant("<thinking>a</thinking>b"), assistant("c")),
+    "a thought that does not end": (assistant("<thinking>a"), assistant("<thinking>b")),
     "a text that only begins as calls do": (assistant("a"), assistant("a\nCalling tools:\n[{'id': \\d")),
     "calls that are no JSON": (assistant("a"), assistant("a\nCalling tools:\n[{'id': {b'x', 1j}}]")),
     "another call": (assistant("", call(CALL, x=1)), assistant("", call(CALL_2, x=2))),
@@ -280,6 +305,20 @@ def test_what_another_conversation_says_is_no_echo(answer: Message, other: Messa
     second = recordings.exchange([user("q"), other, user("q2")], assistant("a2"))
     recordings.write()
     assert recordings.threads() == {first: first, second: second}
+
+
+def test_of_answers_that_differ_in_form_alone_the_one_that_is_echoed_to_the_letter() -> None:
+    recordings = Recordings()
+    forms = [
+        '{"a": 1, "b": 2}',
+        '```json\n{"a": 1, "b": 2}\n```',
+        '{"b":2,"a":1}',
+        "<thinking>x</thinking>{'b':2,'a':1}",
+    ]
+    answers = [recordings.exchange([user("q")], assistant(form)) for form in forms]
+    goes_on = [recordings.exchange([user("q"), assistant(form), user("q2")], assistant("a2")) for form in forms]
+    recordings.write()
+    assert [recordings.threads()[id] for id in goes_on] == answers
 
 
 def test_system_prompts_are_not_part_of_the_key() -> None:

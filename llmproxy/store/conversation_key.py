@@ -16,7 +16,8 @@ from dataclasses import dataclass
 
 from llm.parts import AttachmentPart, Message, Part, ReasoningPart, TextPart, ToolCallPart, ToolResultPart
 
-from llmproxy.store.normal_form import answered, audio_id, given, json_bytes
+from llmproxy.parts import arguments_json
+from llmproxy.store.normal_form import answered, audio_id, given, json_bytes, telling_ids
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,9 +65,26 @@ def conversation_keys(messages: Iterable[Message], tip: Key = _EMPTY) -> Convers
     return ConversationKeys(tuple(answers), tip, role)
 
 
-def answer_key(asked: ConversationKeys, input: Sequence[Message], output: Sequence[Message]) -> Key | None:
+def answer_key(
+    asked: ConversationKeys, input: Sequence[Message], output: Sequence[Message], *, forced: bool = False
+) -> Key | None:
     """The key of a conversation whose `input` has the keys `asked`, with an answer. None where the answer adds nothing
-    to an assistant's message that the input ends with."""
+    to an assistant's message that the input ends with.
+
+    `forced`: the model had no choice but to call a tool, which is how structured output is asked for: Mirascope and
+    others send the call back as the text of an object. A call that its id names needs no key without ids, so that one
+    is the text's.
+    """
+    key = _answer_key(asked, input, output)
+    calls = [part for message in output for part in message.parts if isinstance(part, ToolCallPart)]
+    if key is None or not forced or len(calls) != 1 or not telling_ids(output):
+        return key
+    text = Message("assistant", [TextPart(arguments_json(calls[0]))])
+    as_text = _answer_key(asked, input, [text])
+    return Key(key.with_ids, as_text.without_ids) if as_text is not None else key
+
+
+def _answer_key(asked: ConversationKeys, input: Sequence[Message], output: Sequence[Message]) -> Key | None:
     if asked.role == "assistant":
         # A prefill, with which the answer goes on.
         keys = conversation_keys([*input, *output])

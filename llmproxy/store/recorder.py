@@ -131,7 +131,7 @@ class DatabaseRecorder:
         answers = [
             Answer(
                 _turn_id(exchange.id, at),
-                answer_key(asked, input, [*output.messages, *refused]),
+                answer_key(asked, input, [*output.messages, *refused], forced=_is_forced(turn)),
                 exact_key(output.messages),
                 _item_id(turn),
                 telling_ids(output.messages),
@@ -179,6 +179,13 @@ def _is_a_turn(exchange: Exchange, turn: Turn) -> bool:
     """Whether a model answered. A call that was refused or broke off before its answer is kept as an exchange only, as
     `llm` logs none for it."""
     return bool(turn.outputs) and exchange.status is not None and exchange.status < 400
+
+
+def _is_forced(turn: Turn) -> bool:
+    """Whether the request left the model no choice but to call a tool."""
+    choice = turn.options.get("tool_choice")
+    kind = choice.get("type") if isinstance(choice, dict) else choice
+    return kind in ("required", "any", "function", "tool")
 
 
 def _refused_call(turn: Turn) -> list[Message]:

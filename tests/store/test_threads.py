@@ -238,6 +238,46 @@ def test_a_call_that_the_provider_refused_is_echoed(generated: object, is_echoed
     assert (recordings.threads()[second] == first) == is_echoed
 
 
+FORCED = [
+    "required",
+    {"type": "any"},
+    {"type": "tool", "name": "f"},
+    {"type": "function", "function": {"name": "f"}},
+]
+
+
+@pytest.mark.parametrize("order", [[0, 1, 2], [2, 1, 0]])
+@pytest.mark.parametrize("choice", FORCED)
+def test_structured_output_by_a_tool_is_echoed_as_text_or_as_the_call(choice: Any, order: list[int]) -> None:
+    recordings = Recordings()
+    answer = assistant("", call(CALL, output=7, unit="km"))
+    first = recordings.exchange([user("q")], answer, options={"tool_choice": choice})
+    as_text = recordings.exchange([user("q"), assistant('{"unit":"km","output":7}'), user("q2")], assistant("a"))
+    as_call = recordings.exchange([user("q"), answer, result(CALL, "r")], assistant("b"))
+    recordings.write(order)
+    parents = dict(recordings.db.execute("select turn_id, parent_turn_id from llmproxy_turns").fetchall())
+    assert parents == {first: None, as_text: first, as_call: first}
+
+
+@pytest.mark.parametrize(
+    ("choice", "answer", "echo"),
+    [
+        ("auto", assistant("", call(CALL, output=7)), '{"output": 7}'),
+        (None, assistant("", call(CALL, output=7)), '{"output": 7}'),
+        ("required", assistant("", call(CALL, output=7)), '{"output": 8}'),
+        ("required", assistant("", call(CALL, output=7), call(CALL_2, output=7)), '{"output": 7}'),
+        # Without its id the call is known by what it says alone.
+        ("required", assistant("", call("call_0", output=7)), '{"output": 7}'),
+    ],
+)
+def test_an_object_as_text_is_no_echo_of_any_call(choice: Any, answer: Message, echo: str) -> None:
+    recordings = Recordings()
+    first = recordings.exchange([user("q")], answer, options={"tool_choice": choice})
+    second = recordings.exchange([user("q"), assistant(echo), user("q2")], assistant("a"))
+    recordings.write()
+    assert recordings.threads() == {first: first, second: second}
+
+
 def test_an_old_result_that_the_agent_cut_out_does_not_break_the_thread() -> None:
     recordings = Recordings()
     begun = [user("q"), assistant("", call(CALL, x=1))]

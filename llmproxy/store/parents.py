@@ -5,7 +5,8 @@ of the request's last one); else it is the turn whose conversation, answer inclu
 messages begin with, compared by `conversation_key`: with tool-call ids first, without them as fallback; on a tie the
 one whose answer has the id that the request sends back (Responses), then one of the same session, then of the same kin
 (API, model, system prompt, tools or none), then the newest. Where the history was rewritten (compaction, an agent that
-cuts old messages out), the last tool call that the request echoes names the turn that made it.
+cuts old messages out), the last tool call that the request echoes names the turn that made it, or the id of the answer
+that it sends back (Responses) where there is no such call.
 
 Only turns that began earlier are looked at, and every look-up is one in an index.
 """
@@ -18,7 +19,7 @@ from dataclasses import dataclass
 from llmproxy.parts import text_of
 from llmproxy.reconstruct.turn import Turn
 from llmproxy.store.conversation_key import ConversationKeys, Key, exact_key
-from llmproxy.store.normal_form import telling_ids
+from llmproxy.store.normal_form import is_random, telling_ids
 
 # Of equal candidates, so many of the newest are looked at, and as many of the same session.
 _CANDIDATES = 20
@@ -37,7 +38,7 @@ class Parent:
 @dataclass(frozen=True, slots=True)
 class Wanted:
     """What a request says of its parent: the keys of its last answer, the id that came back with it, the last tool call
-    it echoes, its session and kin, and the item that its last answer is named by."""
+    it echoes (or the id of the answer), its session and kin, and the item that its last answer is named by."""
 
     key: Key | None
     exact: bytes | None
@@ -54,13 +55,15 @@ def wanted(asked: ConversationKeys, turn: Turn, reference: str | None) -> Wanted
     - `asked`: the keys of its input.
     - `reference`: the item that stood in place of its last answer.
     """
-    calls = telling_ids(turn.input)
+    named = telling_ids(turn.input)
+    if not named and turn.echoed_item is not None and is_random(turn.echoed_item):
+        named = [turn.echoed_item]
     is_pointing = turn.previous_response_id is not None or turn.conversation is not None
     return Wanted(
         key=asked.answers[-1] if asked.answers else None,
         exact=exact_key(turn.input),
         echoed=turn.echoed_item,
-        call=calls[-1] if calls else None,
+        call=named[-1] if named else None,
         session=turn.session,
         kin=_kin(turn),
         item=None if is_pointing else reference,

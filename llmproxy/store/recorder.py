@@ -23,7 +23,7 @@ from llmproxy.store.conversation_key import answer_key, conversation_keys, exact
 from llmproxy.store.exchanges import REPLAY_HEADER, REPLAYED, exchange_row, insert, known_exchanges, raw_bodies
 from llmproxy.store.items import Items, answered_items, last_reference
 from llmproxy.store.llm_store import TurnStore
-from llmproxy.store.normal_form import telling_ids
+from llmproxy.store.normal_form import is_random, telling_ids
 from llmproxy.store.parents import Parents, wanted
 from llmproxy.store.threads import Answer, Threads
 
@@ -128,13 +128,15 @@ class DatabaseRecorder:
         if parent is None:
             parent = self._parents.continued(exchange.id, asked, hint)
         refused = _refused_call(turn)
+        item = _item_id(turn)
+        naming = [item] if item is not None and is_random(item) else []
         answers = [
             Answer(
                 _turn_id(exchange.id, at),
                 answer_key(asked, input, [*output.messages, *refused], forced=_is_forced(turn)),
                 exact_key(output.messages),
-                _item_id(turn),
-                telling_ids(output.messages),
+                item,
+                [*telling_ids(output.messages), *naming],
                 answered_items(turn) if at == 0 else (),
             )
             for at, output in enumerate(turn.outputs)

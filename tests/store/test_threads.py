@@ -401,6 +401,28 @@ def test_the_ids_of_items_tell_equal_conversations_apart() -> None:
     assert recordings.forks()[unsaid] == two
 
 
+ITEM, ITEM_2 = "msg_0a098396a8feca410068caae3b47", "msg_67ccd3acc8d48190a77525dc6de6"
+
+
+@pytest.mark.parametrize("order", [[0, 1, 2], [2, 1, 0]])
+@pytest.mark.parametrize(("echoed", "is_named"), [(ITEM, True), (ITEM_2, False), (None, False), ("msg_1", False)])
+def test_an_answers_id_names_it_where_the_history_before_it_was_cut(
+    echoed: str | None, is_named: bool, order: list[int]
+) -> None:
+    recordings = Recordings()
+
+    def said(item: str) -> dict[str, Any]:
+        output = [{"type": "message", "role": "assistant", "id": item}]
+        return {"api": "responses", "response_json": {"output": output}}
+
+    long = [user("q"), assistant("a"), user("q2")]
+    first = recordings.exchange(long, assistant("b"), **said(ITEM if echoed == ITEM else "msg_1"))
+    other = recordings.exchange([user("x")], assistant("b"), **said("msg_2"))
+    cut = recordings.exchange([assistant("b"), user("q3")], assistant("c"), **said("msg_3"), echoed_item=echoed)
+    recordings.write(order)
+    assert recordings.threads() == {first: first, other: other, cut: first if is_named else cut}
+
+
 @pytest.mark.parametrize(
     ("id", "is_random"),
     [

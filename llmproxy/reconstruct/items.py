@@ -19,6 +19,7 @@ _CLIENT_CALLS = {
     "apply_patch_call": ("apply_patch", "operation"),
     "computer_call": ("computer", "action"),
     "tool_search_call": ("tool_search", "arguments"),
+    "program": ("program", "code"),  # that calls the tools, and that the provider runs
 }
 _CALL_OUTPUTS = {
     "function_call_output": "",
@@ -28,7 +29,11 @@ _CALL_OUTPUTS = {
     "apply_patch_call_output": "apply_patch",
     "computer_call_output": "computer",
     "tool_search_output": "tool_search",
+    "program_output": "program",
 }
+_OUTPUT_FIELDS = {"tool_search_output": "tools", "program_output": "result"}
+# What only has to be sent back, or says how the rest of the conversation is to be made.
+_OPAQUE = ("compaction", "item_reference", "additional_tools", "configuration_update", "compaction_trigger")
 _ANSWERS = ("function_call", "custom_tool_call", *_CLIENT_CALLS)
 
 
@@ -102,7 +107,7 @@ class _Reader:
         if kind in _CLIENT_CALLS:
             name, field = _CLIENT_CALLS[kind]
             # Who runs it: a tool search says so; a hosted shell names its container.
-            server = item.get("execution") == "server" or _is_hosted(item.get("environment"))
+            server = kind == "program" or item.get("execution") == "server" or _is_hosted(item.get("environment"))
         else:
             name, server = string(item.get("name"), "name", self._notes), False
             field = "arguments" if kind == "function_call" else "input"
@@ -121,12 +126,16 @@ class _Reader:
         arguments = item.get(field)
         if kind == "computer_call" and "actions" in item:  # newer models ask for several at once
             arguments = {"actions": rest.pop("actions")}
+        elif kind == "program":
+            arguments = {"code": arguments}
         metadata = namespaced("openai", rest)
         return call_part(name, arguments, call_id, self._notes, metadata=metadata, server_executed=server)
 
     def _call_output(self, kind: str, item: dict[str, Any]) -> None:
         call_id = string(item.get("call_id"), "call_id", self._notes)
-        field = "tools" if kind == "tool_search_output" else "output"
+        if kind == "local_shell_call_output" and not call_id:
+            call_id = string(item.get("id"), "id", self._notes)
+        field = _OUTPUT_FIELDS.get(kind, "output")
         if kind == "tool_search_output" and not call_id:
             call_id = self._last_search  # OpenAI gives the output of its own search no call id
         server = call_id in self._server_calls or item.get("execution") == "server"
@@ -157,7 +166,7 @@ class _Reader:
 
     def _opaque(self, kind: str, item: dict[str, Any]) -> None:
         """What has to be sent back as it was, and says nothing that could be shown (a compaction, a reference)."""
-        if kind not in ("compaction", "item_reference", "additional_tools"):
+        if kind not in _OPAQUE:
             self._notes.add(f"unknown item: {kind}")
         part = AttachmentPart(None, namespaced("openai", {k: v for k, v in item.items() if k != "status"}))
         role = item.get("role")

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from llmproxy.reconstruct.json_values import Notes, objects
+from llmproxy.reconstruct.json_values import Notes, dump, objects
 
 # A block of thinking -> the list in which its text stands, and the type of the list's entries. Mistral sends the one,
 # Databricks the other.
@@ -28,6 +28,8 @@ class ContentDeltas:
 
     def take(self, value: Any, notes: Notes) -> bool:
         """Take a delta's content. Returns whether it said anything."""
+        if isinstance(value, dict) and "type" not in value:
+            value = dump(value)  # structured output, in one chunk
         if isinstance(value, str):
             return self._go_on(_Block({"type": "text"}, pieces=[value]))
         self._is_list = True

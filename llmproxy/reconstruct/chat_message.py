@@ -9,7 +9,7 @@ from llmproxy.reconstruct import attachments
 from llmproxy.reconstruct.arguments import call_part, custom_call_part
 from llmproxy.reconstruct.chat_executed_tools import executed_tool_parts
 from llmproxy.reconstruct.chat_reasoning import REASONING_FIELDS, reasoning_parts
-from llmproxy.reconstruct.json_values import Notes, mapping, namespaced, objects, string, without_empty
+from llmproxy.reconstruct.json_values import Notes, dump, mapping, namespaced, objects, string, without_empty
 from llmproxy.reconstruct.tool_output import read_output
 
 # Fields whose meaning is in the parts, and fields of answers that say nothing to the model when they are sent back.
@@ -101,6 +101,8 @@ def content_parts(content: Any, notes: Notes) -> list[Part]:
     """The parts of a content: a string, a list of content parts, or nothing."""
     if content is None:
         return []
+    if isinstance(content, dict) and "type" not in content:
+        content = dump(content)  # Cloudflare gives structured output as the object itself
     if isinstance(content, str | dict):
         content = [content]
     if not isinstance(content, list):

@@ -83,6 +83,10 @@ class _Reader:
             self._assistant(server_parts(item, self._notes))
         elif kind == "mcp_approval_response":
             self._tool([_approval(item, self._notes)])
+        elif kind.endswith("_call"):
+            self._assistant([self._foreign_call(kind, item)])
+        elif kind.endswith("_call_output") and string(item.get("call_id"), "call_id", self._notes) in self._names:
+            self._call_output(kind, item)
         else:
             self._opaque(kind, item)
 
@@ -131,6 +135,19 @@ class _Reader:
         metadata = namespaced("openai", rest)
         return call_part(name, arguments, call_id, self._notes, metadata=metadata, server_executed=server)
 
+    def _foreign_call(self, kind: str, item: dict[str, Any]) -> Part:
+        """A call of a kind that is not known, such as of a tool that Azure's agents have: whoever offers it runs it."""
+        self._notes.add(f"unknown item: {kind}")
+        call_id = string(item.get("call_id"), "call_id", self._notes) or string(item.get("id"), "id", self._notes)
+        name = string(item.get("name"), "name", self._notes) or kind.removesuffix("_call")
+        if call_id:
+            self._names[call_id] = name
+            self._server_calls.add(call_id)
+        field = next((field for field in ("arguments", "action", "input") if field in item), "")
+        rest = {key: value for key, value in item.items() if key not in ("id", "status", "call_id", "name", field)}
+        metadata = namespaced("openai", rest)
+        return call_part(name, item.get(field), call_id, self._notes, metadata=metadata, server_executed=True)
+
     def _call_output(self, kind: str, item: dict[str, Any]) -> None:
         call_id = string(item.get("call_id"), "call_id", self._notes)
         if kind == "local_shell_call_output" and not call_id:
@@ -152,7 +169,7 @@ class _Reader:
         if kind != "function_call_output":
             rest["type"] = kind
         part = ToolResultPart(
-            name=self._names.get(call_id) or _CALL_OUTPUTS[kind],
+            name=self._names.get(call_id) or _CALL_OUTPUTS.get(kind, ""),
             output=text,
             tool_call_id=call_id or None,
             server_executed=server,

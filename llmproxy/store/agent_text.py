@@ -3,7 +3,8 @@
 Seen in requests: thoughts put into the text as `<think>` (pydantic-ai and others) or cut out of it, the tool's result
 added (CrewAI) or cut off (LangChain), a tool's input written as Python writes it (LlamaIndex), the tool calls written
 into the text and the end of a code block that the stop sequence cut off (smolagents), the fence around a code block
-left out, an object written anew by a client that had parsed it, typographic quotes and dashes written in ASCII.
+left out, an object written anew by a client that had parsed it, typographic quotes and dashes written in ASCII, words
+put in place of no text at all, which some APIs refuse (ellmer, chatlas, Claude Code).
 """
 
 import ast
@@ -22,6 +23,7 @@ from llmproxy.reconstruct.json_values import Notes, too_deep
 # Python's parser takes some hundred times the memory of what it reads.
 _READ_AS_PYTHON = 256 * 1024
 _CODE_ENDS = ("<end_code>", "</code>", "```")
+_NOTHING = ("[empty string]", "(no content)")
 _FENCE = re.compile(r"```[\w+.-]*[ \t]*\r?\n")
 # The tags around the thoughts that some models write into their text, and never end them without having begun.
 _THOUGHTS = (
@@ -40,6 +42,8 @@ def own_text(texts: Iterable[str]) -> str:
     text = _without_thoughts("".join(_react(text) for text in texts)).strip()
     for end in _CODE_ENDS:
         text = text.removesuffix(end).rstrip()
+    if text in _NOTHING:
+        return ""
     fence = _FENCE.match(text)
     return in_ascii(canonical_json(text[fence.end() :] if fence else text))
 

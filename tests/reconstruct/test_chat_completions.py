@@ -160,6 +160,10 @@ DELTAS: dict[str, tuple[list[Any], list[Part]]] = {
             TextPart("a"),
         ],
     ),
+    "an object for the content (Cloudflare)": (
+        [{"role": "assistant", "content": {"title": "Äpfel", "n": 1}}],
+        [TextPart('{"title": "Äpfel", "n": 1}')],
+    ),
     "think tags are text": ([{"content": "<think>a"}, {"content": "</think>b"}], [TextPart("<think>a</think>b")]),
     "refusal": ([{"refusal": "n"}, {"refusal": "o"}], [TextPart("no", {"openai": {"refusal": True}})]),
     "calls by index": (

@@ -333,6 +333,24 @@ def test_approvals() -> None:
     assert answered.parts[0].output == "approved"
 
 
+def test_a_call_of_an_unknown_kind_is_a_call() -> None:
+    notes = Notes()
+    items = [
+        {"type": "ai_search_call", "id": "x", "call_id": "c", "arguments": '{"q": 1}', "index": "i"},
+        {"type": "ai_search_call_output", "id": "y", "call_id": "c", "output": "found", "status": "completed"},
+        {"type": "dream_call_output", "id": "z", "call_id": "d", "output": "lost"},
+    ]
+    answer, lost = read_items(items, notes, default_role="assistant")
+    assert answer.parts == [
+        ToolCallPart("ai_search", {"q": 1}, "c", True, openai(type="ai_search_call", index="i")),
+        ToolResultPart(
+            "ai_search", "found", "c", server_executed=True, provider_metadata=openai(type="ai_search_call_output")
+        ),
+    ]
+    assert lost.parts == [AttachmentPart(None, openai(**items[2]))]
+    assert list(notes) == ["unknown item: ai_search_call", "unknown item: dream_call_output"]
+
+
 def test_what_is_not_known_is_kept_and_noted() -> None:
     notes = Notes()
     items = [{"type": "telepathy", "x": 1}, {"type": "dream_output", "y": 2}, 7]

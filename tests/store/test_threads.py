@@ -103,6 +103,8 @@ ECHOES: dict[str, tuple[Message, list[Message]]] = {
     "nothing": (Message("assistant"), [assistant("")]),
     "space trimmed": (assistant(" a\n"), [assistant("a")]),
     "line ends changed": (assistant("a\r\nb"), [assistant("a\nb")]),
+    "words in place of nothing (chatlas)": (assistant("\n\n"), [assistant("[empty string]")]),
+    "words in place of nothing (Claude Code)": (Message("assistant"), [assistant("(no content)")]),
     "a list of parts": (assistant("ab"), [Message("assistant", [TextPart("a"), TextPart("b")])]),
     "several messages": (assistant("a\n\nb"), [assistant("a"), assistant("b")]),
     "metadata dropped": (
@@ -319,6 +321,7 @@ NOT_ECHOES: dict[str, tuple[Message, Message]] = {
         assistant("", call(CALL, x=1)),
         assistant(f"Calling tools:\n[{{'id': '{CALL_2}', 'function': {{'name': 'f', 'arguments': {{'x': 2}}}}}}]"),
     ),
+    "words in place of something": (assistant("a"), assistant("[empty string]")),
     "another object": (assistant('{"a": 1, "b": 2}'), assistant('{"a": 2, "b": 1}')),
     "an object with another space in its words": (assistant('{"a": "b\\tc"}'), assistant('{"a": "b\\nc"}')),
     "another type of value": (assistant('{"a": 1}'), assistant('{"a": "1"}')),

@@ -3,10 +3,10 @@
 An explicit pointer names it (`previous_response_id`, `conversation`, or a reference to an item of its answer in place
 of the request's last one); else it is the turn whose conversation, answer included, is the longest that the request's
 messages begin with, compared by `conversation_key`: with tool-call ids first, without them as fallback; on a tie the
-one whose answer has the id that the request sends back (Responses), then one of the same session, then of the same kin
-(API, model, system prompt, tools or none), then the newest. Where the history was rewritten (compaction, an agent that
-cuts old messages out), the last tool call that the request echoes names the turn that made it, or the id of the answer
-that it sends back (Responses) where there is no such call.
+one whose answer has the id that the request sends back (Responses), be it as a call's, then one of the same session,
+then of the same kin (API, model, system prompt, tools or none), then the newest. Where the history was rewritten
+(compaction, an agent that cuts old messages out), the last tool call that the request echoes names the turn that made
+it, or the id of the answer that it sends back (Responses) where there is no such call.
 
 Only turns that began earlier are looked at, and every look-up is one in an index.
 """
@@ -129,13 +129,15 @@ class Parents:
                     [wanted.session, key.without_ids, value, exchange_id],
                 )
             if rows:
-                # Equal by one form: the other one, the item's id, the answer to the letter, the session and the kin
-                # break the tie, in this order; of those left the newest.
+                # Equal by one form: the other one, the item's id, that of a call, the answer to the letter, the session
+                # and the kin break the tie, in this order; of those left the newest.
+                named = self._named(wanted.call) if len(rows) > 1 else set()
                 best = max(
                     rows,
                     key=lambda row: (
                         row[3] == key.without_ids,
                         wanted.echoed is not None and row[4] == wanted.echoed,
+                        row[0] in named,
                         row[5] == wanted.exact,
                         wanted.session is not None and row[6] == wanted.session,
                         row[7] == wanted.kin,
@@ -151,6 +153,11 @@ class Parents:
             [value, before],
         ).fetchone()
         return Parent(*row) if row is not None else None
+
+    def _named(self, call: str | None) -> set[str]:
+        """The turns that a tool call's id names. Some clients send a call back by the id of its item (chatlas)."""
+        rows = self._db.execute("select turn_id from llmproxy_tool_calls where tool_call_id = ?", [call])
+        return {row[0] for row in rows}
 
     def _known(self, keys: Sequence[Key]) -> list[Key]:
         """Which of the keys are some turn's answer, the longest conversation first."""

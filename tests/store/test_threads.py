@@ -426,6 +426,26 @@ def test_an_answers_id_names_it_where_the_history_before_it_was_cut(
     assert recordings.threads() == {first: first, other: other, cut: first if is_named else cut}
 
 
+@pytest.mark.parametrize("order", [[0, 1, 2, 3], [3, 2, 1, 0]])
+def test_a_call_that_comes_back_by_the_id_of_its_item_tells_equal_conversations_apart(order: list[int]) -> None:
+    """As chatlas sends it back."""
+    recordings = Recordings()
+
+    def said(item: str) -> dict[str, Any]:
+        return {"api": "responses", "response_json": {"output": [{"type": "function_call", "id": item}]}}
+
+    def echo(item: str) -> list[Message]:
+        return [user("q"), assistant("", call(item, x=1)), result(item, "r")]
+
+    items = ["fc_0f9e576c8c577a130169fb7cbaa9", "fc_03b91364924fb0280169fb7cda61"]
+    one = recordings.exchange([user("q")], assistant("", call(CALL, x=1)), **said(items[0]))
+    two = recordings.exchange([user("q")], assistant("", call(CALL_2, x=1)), **said(items[1]))
+    one_more = recordings.exchange(echo(items[0]), assistant("a"), api="responses")
+    two_more = recordings.exchange(echo(items[1]), assistant("a"), api="responses")
+    recordings.write(order)
+    assert recordings.threads() == {one: one, two: two, one_more: one, two_more: two}
+
+
 @pytest.mark.parametrize(
     ("id", "is_random"),
     [

@@ -11,6 +11,7 @@ A key has two forms, with the tool calls' ids and without: see `normal_form`.
 """
 
 import hashlib
+import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
@@ -71,17 +72,24 @@ def answer_key(
     """The key of a conversation whose `input` has the keys `asked`, with an answer. None where the answer adds nothing
     to an assistant's message that the input ends with.
 
-    `forced`: the model had no choice but to call a tool, which is how structured output is asked for: Mirascope and
-    others send the call back as the text of an object. A call that its id names needs no key without ids, so that one
-    is the text's.
+    `forced`: the model had no choice but to call a tool, which is how structured output is asked for: Mirascope,
+    ellmer and chatlas send the call back as the text of an object. A call that its id names needs no key without ids,
+    so that one is the text's.
     """
     key = _answer_key(asked, input, output)
     calls = [part for message in output for part in message.parts if isinstance(part, ToolCallPart)]
     if key is None or not forced or len(calls) != 1 or not telling_ids(output):
         return key
-    text = Message("assistant", [TextPart(arguments_json(calls[0]))])
+    text = Message("assistant", [TextPart(_as_text(calls[0]))])
     as_text = _answer_key(asked, input, [text])
     return Key(key.with_ids, as_text.without_ids) if as_text is not None else key
+
+
+def _as_text(call: ToolCallPart) -> str:
+    # ellmer and chatlas wrap what they ask for, and send it back without the wrapper.
+    if call.name == "_structured_tool_call" and call.arguments.keys() == {"data"}:
+        return json.dumps(call.arguments["data"], ensure_ascii=False)
+    return arguments_json(call)
 
 
 def _answer_key(asked: ConversationKeys, input: Sequence[Message], output: Sequence[Message]) -> Key | None:

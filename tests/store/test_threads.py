@@ -1,6 +1,7 @@
 """Threads: which turns make one conversation, in whichever order they are ingested."""
 
 import dataclasses
+import json
 from collections.abc import Callable
 from typing import Any
 
@@ -259,6 +260,17 @@ def test_structured_output_by_a_tool_is_echoed_as_text_or_as_the_call(choice: An
     recordings.write(order)
     parents = dict(recordings.db.execute("select turn_id, parent_turn_id from llmproxy_turns").fetchall())
     assert parents == {first: None, as_text: first, as_call: first}
+
+
+@pytest.mark.parametrize("data", [{"title": "a", "n": 1.0}, ["a", {"b": 2}], "a", 7])
+def test_structured_output_is_echoed_without_its_wrapper(data: Any) -> None:
+    """As ellmer and chatlas do."""
+    recordings = Recordings()
+    answer = assistant("", call(CALL, "_structured_tool_call", data=data))
+    first = recordings.exchange([user("q")], answer, options={"tool_choice": FORCED[2]})
+    second = recordings.exchange([user("q"), assistant(json.dumps(data, indent=1)), user("q2")], assistant("a"))
+    recordings.write()
+    assert recordings.threads()[second] == first
 
 
 @pytest.mark.parametrize(

@@ -83,7 +83,11 @@ class ChatSaid:
                     self._rest.setdefault(field, value)  # repeated in every chunk by many
                 return False
             case _:
-                self._rest[field] = value
+                known = self._rest.get(field)
+                if isinstance(value, list) and isinstance(known, list) and value[: len(known)] != known:
+                    known.extend(value)  # Perplexity's `reasoning_steps` come one by one
+                else:
+                    self._rest[field] = list(value) if isinstance(value, list) else value
                 return False
 
     def _take_function(self, call: Mapping[str, Any]) -> bool:

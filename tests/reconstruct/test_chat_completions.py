@@ -319,6 +319,13 @@ def test_thinking_blocks_are_put_together() -> None:
     }
 
 
+@pytest.mark.parametrize("steps", [[[1], [2], [3]], [[1], [1, 2], [1, 2, 3]], [[1, 2], [3]]])
+def test_a_list_that_is_not_known_comes_piece_by_piece_or_grows(steps: list[list[int]]) -> None:
+    reading = read(*(chunk({"content": "a", "reasoning_steps": step}) for step in steps))
+    (message,) = reading.outputs[0].messages
+    assert message.provider_metadata == {"openai": {"reasoning_steps": [1, 2, 3]}}
+
+
 def test_choices_interleave() -> None:
     reading = read(
         chunk({"content": "a"}, index=1),

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 
 from llm.parts import AttachmentPart, Message, Part, ReasoningPart, TextPart, ToolCallPart, ToolResultPart
 
-from llmproxy.parts import arguments_json
+from llmproxy.parts import arguments_json, text_of
 from llmproxy.store.normal_form import answered, audio_id, given, json_bytes, telling_ids
 
 
@@ -95,10 +95,18 @@ def _as_text(call: ToolCallPart) -> str:
 def _answer_key(asked: ConversationKeys, input: Sequence[Message], output: Sequence[Message]) -> Key | None:
     if asked.role == "assistant":
         # A prefill, with which the answer goes on.
-        keys = conversation_keys([*input, *output])
+        keys = conversation_keys([*(input[:-1] if _is_repeated(input[-1], output) else input), *output])
     else:
         keys = conversation_keys(output or [Message("assistant")], asked.tip)
     return keys.answers[-1] if keys.answers and keys.tip != asked.tip else None
+
+
+def _is_repeated(last: Message, output: Sequence[Message]) -> bool:
+    """Whether the answer begins with the assistant's message that it goes on with, as Mistral's does where that is
+    marked as its `prefix`."""
+    text = text_of([last])
+    is_prefix = ((last.provider_metadata or {}).get("openai") or {}).get("prefix") is True
+    return bool(is_prefix and text and text_of(output).startswith(text))
 
 
 def _counts(message: Message) -> bool:

@@ -218,6 +218,23 @@ def test_an_answer_that_went_on_with_the_assistants_message_is_echoed_as_one() -
 
 
 @pytest.mark.parametrize(
+    ("answer", "echo", "is_echo"),
+    [
+        ('{"x": 1}', '{"x": 1}', True),  # Mistral
+        ('"x": 1}', '{"x": 1}', True),  # DeepSeek
+        ('{"x": 1}', '{{"x": 1}', False),
+    ],
+)
+def test_an_answer_may_repeat_the_prefix_that_it_was_given(answer: str, echo: str, is_echo: bool) -> None:
+    recordings = Recordings()
+    prefix = Message("assistant", [TextPart("{")], {"openai": {"prefix": True}})
+    first = recordings.exchange([user("q"), prefix], assistant(answer))
+    second = recordings.exchange([user("q"), assistant(echo), user("q2")], assistant("a2"))
+    recordings.write()
+    assert (recordings.threads()[second] == first) == is_echo
+
+
+@pytest.mark.parametrize(
     ("generated", "is_echoed"),
     [
         ('{"name": "f", "arguments": {"x": 1}}', True),

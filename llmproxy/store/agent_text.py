@@ -32,9 +32,7 @@ _THOUGHTS = (
     ("<seed:think>", "</seed:think>"),
     ("[THINK]", "[/THINK]"),
 )
-_ASCII = str.maketrans(
-    {"\u2018": "'", "\u2019": "'", "\u201c": '"', "\u201d": '"', "\u2013": "-", "\u2014": "--", "\u2026": "..."}
-)
+_ASCII = {"\u2018": "'", "\u2019": "'", "\u201c": '"', "\u201d": '"', "\u2013": "-", "\u2014": "--", "\u2026": "..."}
 
 
 def own_text(texts: Iterable[str]) -> str:
@@ -72,7 +70,11 @@ def plain_numbers(value: Any) -> Any:
 def in_ascii(text: str) -> str:
     """A text with ASCII's quotes and dashes for typographic ones, and each letter, digit and space in its plain form
     (NFKC)."""
-    return text if text.isascii() else unicodedata.normalize("NFKC", text.translate(_ASCII))
+    if text.isascii():
+        return text
+    for typographic, plain in _ASCII.items():
+        text = text.replace(typographic, plain)
+    return text if text.isascii() else unicodedata.normalize("NFKC", text)
 
 
 def without_recital(text: str) -> tuple[str, list[ToolCallPart]]:

@@ -91,6 +91,16 @@ class Parents:
             return self._newest("conversation", turn.conversation, exchange_id)
         return None
 
+    def awaits(self, response_id: str | None, before: str) -> bool:
+        """Whether the response of this id is a turn that has no answer yet, of an exchange that began earlier."""
+        row = self._db.execute(
+            "select turns.tip_message_hash is turns.parent_message_hash from llmproxy_turns"
+            " join turns on turns.id = llmproxy_turns.turn_id where response_id = ? and exchange_id < ?"
+            " order by turn_id desc limit 1",
+            [response_id, before],
+        ).fetchone()
+        return row is not None and bool(row[0])
+
     def continued(self, exchange_id: str, asked: ConversationKeys, wanted: Wanted) -> Parent | None:
         """The turn whose conversation is the longest that the request begins with."""
         if wanted.key is None and wanted.item is None:

@@ -69,8 +69,9 @@ class DatabaseRecorder:
 
     def _write(self, exchange: Exchange, reading: Reading, *, keep_raw: bool = False) -> None:
         turn_id = thread_id = None
-        turn = reading.turn
-        reason = reading.reason
+        api, turn, reason = reading.api, reading.turn, reading.reason
+        if exchange.method == "GET" and turn is not None and not self._parents.awaits(turn.response_id, exchange.id):
+            api = turn = None  # an answer that is here already, or to a question that is not
         replayed = self._is_replayed(exchange)
         if replayed:
             reason = REPLAYED
@@ -84,13 +85,13 @@ class DatabaseRecorder:
             or (turn is not None and bool(turn.error or turn.notes))
         )
         # An upload that fails is tried again, whole; what it says is not what this database is for.
-        failed = failed and not (reading.api is None and holds_no_conversation(exchange.path))
+        failed = failed and not (api is None and holds_no_conversation(exchange.path))
         bodies = None
         if keep_raw or (not replayed and (self._raw == "all" or (self._raw == "failed" and failed))):
             bodies = raw_bodies(exchange)
         row = exchange_row(
             exchange,
-            api=reading.api,
+            api=api,
             turn=turn,
             turn_id=turn_id,
             thread_id=thread_id,

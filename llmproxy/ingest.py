@@ -34,6 +34,7 @@ from llmproxy.hooks import Hook, call_hooks
 from llmproxy.prompt_time import SAVED_SECONDS, PromptTime, give_way
 from llmproxy.reconstruct import Reconstruction, api_of
 from llmproxy.reconstruct.other_paths import holds_no_conversation
+from llmproxy.reconstruct.retrieval import is_retrieval, retrieved
 from llmproxy.reconstruct.turn import NotReconstructed, Turn
 from llmproxy.store.exchanges import insert, known_exchanges, utc
 from llmproxy.store.logs_database import LogsDatabase, StoreUnavailable
@@ -196,7 +197,8 @@ class Ingester:
 
 def read(exchange: Exchange) -> Reading:
     """What an exchange means, or why that cannot be said."""
-    api = api_of(exchange.method, exchange.path)
+    retrieval = is_retrieval(exchange.method, exchange.path)
+    api = "responses" if retrieval else api_of(exchange.method, exchange.path)
     if api is None:
         # A list of models or an upload is no model call; a call that we have no reader for is the next thing to learn.
         unknown = exchange.method == "POST" and not holds_no_conversation(exchange.path)
@@ -205,7 +207,7 @@ def read(exchange: Exchange) -> Reading:
         reconstruction = Reconstruction(
             api,
             request_headers=exchange.request_headers,
-            request_body=exchange.request_body,
+            request_body=b"{}" if retrieval else exchange.request_body,
             request_truncated=exchange.request_truncated,
         )
         if exchange.status is not None:
@@ -213,8 +215,11 @@ def read(exchange: Exchange) -> Reading:
             for at, piece in exchange.response_body:
                 reconstruction.feed(piece, at)
         turn = reconstruction.finish(complete=exchange.outcome == "complete" and not exchange.response_truncated)
+        if retrieval:
+            awaited = retrieved(turn)
+            return Reading(api if awaited else None, awaited, None)
     except NotReconstructed as exc:
-        return Reading(api, None, str(exc))
+        return Reading(None, None, None) if retrieval else Reading(api, None, str(exc))
     except Exception as exc:  # a mistake of ours must not cost the exchange, nor its neighbours: it is kept raw
         logger.exception("exchange %s cannot be reconstructed", exchange.id)
         return Reading(api, None, f"internal error: {type(exc).__name__}")

@@ -14,6 +14,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from llm.logs import LogStore
+from llm.parts import TextPart
+from sqlite_utils import Database
 
 import llmproxy.ingest
 import llmproxy.prompt_time
@@ -101,6 +104,55 @@ def test_what_is_read_twice_is_written_once(tmp_path: Path) -> None:
     assert rows(settings, "select count(*) from llmproxy_exchanges") == [(2,)]
     assert rows(settings, "select count(*) from turns") == [(2,)]
     assert list(settings.spool_path.glob("*.spool")) == []
+
+
+def test_an_answer_that_was_made_in_the_background_is_a_turn_once(tmp_path: Path) -> None:
+    settings = capture(tmp_path)
+    asked = {"id": "resp_1", "object": "response", "model": "m", "background": True, "instructions": "s"}
+    queued = {**asked, "status": "queued", "output": []}
+    said = {"type": "message", "role": "assistant", "content": [{"type": "output_text", "text": "42"}]}
+    usage = {"input_tokens": 3, "output_tokens": 4}
+    completed = {**asked, "status": "completed", "output": [said], "usage": usage}
+    after = {"id": "resp_2", "model": "m", "status": "completed", "output": [said], "previous_response_id": "resp_1"}
+    first = {"model": "m", "input": "q", "instructions": "s", "background": True}
+    then = {"model": "m", "input": "q2", "previous_response_id": "resp_1"}
+    stranger = {**completed, "id": "resp_0"}
+    calls: list[tuple[str, str, Any, Any]] = [
+        ("POST", "", first, queued),
+        ("GET", "/resp_1", None, queued),
+        ("GET", "/resp_1", None, completed),
+        ("GET", "/resp_1?include=x", None, completed),
+        ("GET", "/resp_0", None, stranger),
+        ("POST", "", then, after),
+    ]
+
+    async def run() -> None:
+        writer = SpoolWriter(settings.spool_path)
+        tee = Tee(writer, Metrics(), max_body_bytes=1 << 20)
+        headers = [(b"content-type", b"application/json")]
+        for method, path, body, answer in calls:
+            recording = tee.begin(RequestHead("up", None, method, b"/v1/responses" + path.encode(), headers))
+            if body is not None:
+                recording.request_body(json.dumps(body).encode())
+            recording.request_written()
+            recording.response(200, headers)
+            recording.response_body(json.dumps(answer).encode())
+            recording.end("complete")
+        writer.close()
+        await ingest(settings)
+
+    asyncio.run(run())
+    assert rows(settings, "select count(*), sum(input_tokens), sum(output_tokens) from llmproxy_exchanges") == [
+        (6, 3, 4)
+    ]
+    turns = rows(settings, "select id, thread_id, input_tokens from turns order by id")
+    assert [tokens for _, _, tokens in turns] == [None, 3, None]
+    assert {thread for _, thread, _ in turns} == {turns[0][0]}
+    said_in_thread = [
+        (message.role, "".join(part.text for part in message.parts if isinstance(part, TextPart)))
+        for message in LogStore(Database(str(settings.database_path))).thread_messages(turns[0][0])
+    ]
+    assert said_in_thread == [("user", "q"), ("assistant", "42"), ("user", "q2"), ("assistant", "42")]
 
 
 def test_more_than_there_is_time_for_gives_way_and_is_written_all_the_same(

@@ -96,6 +96,10 @@ def _reasoning(part: ReasoningPart, own: JsonObject, written: JsonObject, conten
         extra = {key: value for key, value in own.items() if key != "type"}
         content.append({"type": "thinking", "thinking": [{"type": "text", "text": part.text}], **extra})
         return
+    if own.get("type") == "reasoning":
+        extra = {key: value for key, value in own.items() if key != "type"}
+        content.append({"type": "reasoning", "summary": [{"type": "summary_text", "text": part.text, **extra}]})
+        return
     if "field" in own:
         written[own["field"]] = part.text
     if "reasoning_details" in own:

@@ -99,8 +99,8 @@ def _call(part: ToolCallPart, own: JsonObject) -> JsonObject:
     if unparsed_arguments(part) is not None:
         raise Untranslatable(f"a call of {part.name} whose arguments are no JSON object")
     extra = {"server_name": server} if server else {}
-    caller = {"caller": own["caller"]} if "caller" in own else {}
-    return {"type": kind, "id": part.tool_call_id, "name": part.name, "input": part.arguments, **extra, **caller}
+    extra |= {key: own[key] for key in ("caller", "toolset_name") if key in own}
+    return {"type": kind, "id": part.tool_call_id, "name": part.name, "input": part.arguments, **extra}
 
 
 def _server_result(part: ToolResultPart, own: JsonObject) -> JsonObject:

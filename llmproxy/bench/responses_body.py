@@ -103,6 +103,8 @@ def _call(part: ToolCallPart, own: JsonObject) -> JsonObject:
     if kind == "custom_tool_call":
         text = part.arguments.get("input", "")
         return {"type": kind, "call_id": part.tool_call_id, "name": part.name, "input": text, **rest}
+    if kind == "computer_call" and "actions" in part.arguments:
+        return {"type": kind, "call_id": part.tool_call_id, **part.arguments, **rest}
     if kind.endswith("_call") and kind != "function_call":
         return {"type": kind, "call_id": part.tool_call_id, _CALL_FIELDS.get(kind, "action"): part.arguments, **rest}
     arguments = arguments_json(part)

@@ -16,6 +16,8 @@ from llmproxy.reconstruct.json_values import Notes, mapping, namespaced, nonempt
 from llmproxy.reconstruct.tool_output import read_output, result_json
 
 _RESULT = "_tool_result"
+# What says nothing, yet has to be sent back. A compaction is a summary that the model wrote for itself.
+_OPAQUE = ("container_upload", "compaction", "fallback", "mcp_tool_listing", "tool_addition", "tool_removal")
 
 
 class Blocks:
@@ -59,8 +61,7 @@ class Blocks:
                 return self._text({**block, "text": text}, "text", "type", "source", "title", "citations")
             case _ if kind.endswith(_RESULT):
                 return [self._server_result(kind, block)]
-        # A compaction is a summary that the model wrote for itself: nothing that it said, yet to be sent back.
-        if kind not in ("container_upload", "compaction"):
+        if kind not in _OPAQUE:
             self._notes.add(f"unknown block: {kind}")
         rest = {key: value for key, value in block.items() if key != "cache_control"}
         return [AttachmentPart(None, namespaced("anthropic", rest))]
@@ -74,7 +75,8 @@ class Blocks:
         name = string(block.get("name"), "name", self._notes)
         if call_id:
             self._names[call_id] = name
-        metadata = namespaced("anthropic", {"mcp_server_name": block.get("server_name"), "caller": _caller(block)})
+        own = {"mcp_server_name": block.get("server_name"), "caller": _caller(block)}
+        metadata = namespaced("anthropic", {**own, "toolset_name": block.get("toolset_name")})
         server = kind != "tool_use"
         return call_part(name, block.get("input"), call_id, self._notes, metadata=metadata, server_executed=server)
 
@@ -86,7 +88,9 @@ class Blocks:
             output=text,
             tool_call_id=call_id or None,
             attachments=media,
-            provider_metadata=_error_mark(block),
+            provider_metadata=namespaced(
+                "anthropic", {**_error_mark(block), "toolset_name": block.get("toolset_name")}
+            ),
         )
 
     def _inside_result(self, block: dict[str, Any]) -> list[Part]:
@@ -97,7 +101,7 @@ class Blocks:
     def _server_result(self, kind: str, block: Mapping[str, Any]) -> Part:
         """As JSON, which the plugin parses again when it sends the block back."""
         content = block.get("content")
-        metadata = {**(_error_mark(block) or {}).get("anthropic", {}), "caller": _caller(block)}
+        metadata = {**_error_mark(block), "caller": _caller(block)}
         return ToolResultPart(
             name=kind.removesuffix(_RESULT),
             output=content if isinstance(content, str) else "" if content is None else result_json(content),
@@ -108,7 +112,7 @@ class Blocks:
 
     def _media(self, kind: str, block: Mapping[str, Any]) -> list[Part]:
         what: attachments.Kind = "image" if kind == "image" else "file"
-        extra = {key: block.get(key) for key in ("title", "context", "citations")}
+        extra = {key: block.get(key) for key in ("title", "context", "citations", "transformations")}
         source = mapping(block.get("source"), "source", self._notes)
         media_type = nonempty(source.get("media_type"), "media_type", self._notes)
         match source.get("type"):
@@ -139,5 +143,5 @@ def _caller(block: Mapping[str, Any]) -> Any:
     return None if isinstance(caller, dict) and caller.get("type") == "direct" else caller
 
 
-def _error_mark(block: Mapping[str, Any]) -> dict[str, Any] | None:
-    return {"anthropic": {"is_error": True}} if block.get("is_error") is True else None
+def _error_mark(block: Mapping[str, Any]) -> dict[str, Any]:
+    return {"is_error": True} if block.get("is_error") is True else {}

@@ -136,6 +136,8 @@ class Machine:
             return False
         block_type, field = _TEXT_DELTAS[kind]
         self._ensure(index, {"type": block_type})
+        if kind == "compaction_delta" and delta.get("encrypted_content"):
+            self._blocks[index]["encrypted_content"] = delta["encrypted_content"]
         text = delta.get(field)
         if not isinstance(text, str):
             return False

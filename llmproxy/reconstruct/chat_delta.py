@@ -4,7 +4,9 @@ from collections.abc import Mapping
 from typing import Any
 
 from llmproxy.reconstruct.attachments import joined_base64
-from llmproxy.reconstruct.chat_reasoning import REASONING_FIELDS, ReasoningDetails
+from llmproxy.reconstruct.chat_content import ContentDeltas
+from llmproxy.reconstruct.chat_executed_tools import ExecutedToolDeltas
+from llmproxy.reconstruct.chat_reasoning import REASONING_FIELDS, ReasoningDetails, reasoning_text
 from llmproxy.reconstruct.chat_tool_calls import ToolCallDeltas
 from llmproxy.reconstruct.json_values import Notes, mapping, objects, sequence
 
@@ -17,7 +19,9 @@ class ChatSaid:
     def __init__(self) -> None:
         self._order: dict[str, None] = {}
         self._texts: dict[str, list[str]] = {field: [] for field in _TEXTS}
-        self._content = _Content()
+        self._content = ContentDeltas()
+        self._thinking = ContentDeltas()
+        self._executed = ExecutedToolDeltas()
         self._details = ReasoningDetails()
         self._calls = ToolCallDeltas()
         self._function: dict[str, list[str]] = {"name": [], "arguments": []}
@@ -37,19 +41,27 @@ class ChatSaid:
 
     def body(self) -> dict[str, Any]:
         message = {"role": self._rest.get("role", "assistant"), **{field: self._built(field) for field in self._order}}
-        return {"message": {**message, **({} if "content" in message else {"content": None}), **self._rest}}
+        rest = {**self._rest, **({"thinking_blocks": self._thinking.body()} if "thinking_blocks" in self._rest else {})}
+        return {"message": {**message, **({} if "content" in message else {"content": None}), **rest}}
 
     def _take_field(self, field: str, value: Any, notes: Notes) -> bool:
         """Returns whether the field said something of the message; what it only knows of is kept beside."""
         if field in _TEXTS:
-            if not isinstance(value, str):
+            text = value if field == "refusal" else reasoning_text(value)
+            if not isinstance(text, str):
                 notes.add(f"{field} is not a string")
                 return False
-            self._texts[field].append(value)
-            return bool(value)
+            self._texts[field].append(text)
+            return bool(text)
         match field:
             case "content":
                 return self._content.take(value, notes)
+            case "thinking_blocks":  # LiteLLM's, beside the same text as `reasoning_content`
+                self._thinking.take(sequence(value, field, notes), notes)
+                self._rest[field] = self._thinking
+                return False
+            case "executed_tools":
+                return self._executed.take(objects(value, field, notes))
             case "reasoning_details":
                 details = objects(value, field, notes)
                 for detail in details:
@@ -71,7 +83,11 @@ class ChatSaid:
                     self._rest.setdefault(field, value)  # repeated in every chunk by many
                 return False
             case _:
-                self._rest[field] = value
+                known = self._rest.get(field)
+                if isinstance(value, list) and isinstance(known, list) and value[: len(known)] != known:
+                    known.extend(value)  # Perplexity's `reasoning_steps` come one by one
+                else:
+                    self._rest[field] = list(value) if isinstance(value, list) else value
                 return False
 
     def _take_function(self, call: Mapping[str, Any]) -> bool:
@@ -89,6 +105,8 @@ class ChatSaid:
         match field:
             case "content":
                 return self._content.body()
+            case "executed_tools":
+                return self._executed.body()
             case "reasoning_details":
                 return self._details.body()
             case "tool_calls":
@@ -99,45 +117,6 @@ class ChatSaid:
                 return self._audio.body()
             case _:
                 return self._rest[field]
-
-
-class _Content:
-    """Text, or the list of text and thinking that Mistral's reasoning models send. Each goes on with its like."""
-
-    def __init__(self) -> None:
-        self._is_list = False
-        self._blocks: list[tuple[dict[str, Any], list[str]]] = []
-
-    def take(self, value: Any, notes: Notes) -> bool:
-        if isinstance(value, str):
-            return self._go_on({"type": "text"}, value)
-        self._is_list = True
-        carried = False
-        for block in [value] if isinstance(value, dict) else objects(value, "content", notes):
-            match block.get("type"):
-                case "text":
-                    text = block.get("text")
-                    carried = self._go_on({"type": "text"}, text if isinstance(text, str) else "") or carried
-                case "thinking":
-                    carried = self._go_on(_without(block, "thinking"), _thinking(block)) or carried
-                case _:
-                    self._blocks.append((dict(block), []))
-                    carried = True
-        return carried
-
-    def _go_on(self, fields: dict[str, Any], text: str) -> bool:
-        if self._blocks and self._blocks[-1][0].get("type") == fields["type"]:
-            known, pieces = self._blocks[-1]
-            known.update(fields)
-            pieces.append(text)
-        elif text:
-            self._blocks.append((fields, [text]))
-        return bool(text)
-
-    def body(self) -> Any:
-        if not self._is_list:
-            return "".join(text for _, pieces in self._blocks for text in pieces)
-        return [_built_block(fields, "".join(pieces)) for fields, pieces in self._blocks]
 
 
 class _Audio:
@@ -159,25 +138,3 @@ class _Audio:
 
     def body(self) -> dict[str, Any]:
         return {**self._rest, "data": joined_base64(self._data), "transcript": "".join(self._transcript)}
-
-
-def _thinking(block: Mapping[str, Any]) -> str:
-    thinking = block.get("thinking")
-    if isinstance(thinking, str):
-        return thinking
-    texts = [item.get("text") for item in thinking if isinstance(item, dict)] if isinstance(thinking, list) else []
-    return "".join(text for text in texts if isinstance(text, str))
-
-
-def _built_block(fields: dict[str, Any], text: str) -> dict[str, Any]:
-    match fields.get("type"):
-        case "text":
-            return {**fields, "text": text}
-        case "thinking":
-            return {**fields, "thinking": [{"type": "text", "text": text}]}
-        case _:
-            return fields
-
-
-def _without(block: Mapping[str, Any], field: str) -> dict[str, Any]:
-    return {key: value for key, value in block.items() if key != field}

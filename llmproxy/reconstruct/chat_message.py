@@ -7,24 +7,26 @@ from llm.parts import AttachmentPart, Message, Part, ReasoningPart, TextPart, To
 
 from llmproxy.reconstruct import attachments
 from llmproxy.reconstruct.arguments import call_part, custom_call_part
-from llmproxy.reconstruct.chat_reasoning import reasoning_parts
-from llmproxy.reconstruct.json_values import Notes, mapping, namespaced, objects, string, without_empty
+from llmproxy.reconstruct.chat_executed_tools import executed_tool_parts
+from llmproxy.reconstruct.chat_reasoning import REASONING_FIELDS, reasoning_parts
+from llmproxy.reconstruct.json_values import Notes, dump, mapping, namespaced, objects, string, without_empty
 from llmproxy.reconstruct.tool_output import read_output
 
 # Fields whose meaning is in the parts, and fields of answers that say nothing to the model when they are sent back.
 _MAPPED = frozenset(
     {
         *("role", "content", "refusal", "audio", "images", "tool_calls", "function_call", "tool_call_id"),
-        *("reasoning", "reasoning_content", "reasoning_details"),
+        *("reasoning", "reasoning_content", "reasoning_text", "reasoning_details"),
         *("annotations", "cache_control", "executed_tools", "id", "index", "logprobs", "provider_metadata", "status"),
         *("channel", "token_id"),
     }
 )
 # The order of an unstreamed message's parts. Its fields have none.
 MESSAGE_FIELDS = (
-    *("reasoning_content", "reasoning", "reasoning_details"),
+    *("reasoning_content", "reasoning", "reasoning_text", "reasoning_details", "executed_tools"),
     *("content", "refusal", "audio", "images", "tool_calls", "function_call"),
 )
+_REASONING = (*REASONING_FIELDS, "reasoning_details")
 _MEDIA_URLS: Mapping[str, attachments.Kind] = {
     "image_url": "image",
     "audio_url": "audio",
@@ -61,7 +63,7 @@ def read_message(
     parts: list[Part] = []
     is_reasoning_read = False
     for field in fields:
-        if field.startswith("reasoning"):
+        if field in _REASONING:
             if not is_reasoning_read:
                 parts += reasoning_parts(given, notes)
             is_reasoning_read = True
@@ -80,6 +82,8 @@ def _parts_of_field(field: str, value: Any, notes: Notes, audio_format: str) -> 
             return _spoken(mapping(value, "audio", notes), notes, audio_format)
         case "images":
             return content_parts(value, notes)
+        case "executed_tools":
+            return executed_tool_parts(value, notes)
         case "tool_calls":
             calls = [value] if isinstance(value, dict) else objects(value, "tool_calls", notes)
             return [part for call in calls for part in _call(call, notes)]
@@ -97,6 +101,8 @@ def content_parts(content: Any, notes: Notes) -> list[Part]:
     """The parts of a content: a string, a list of content parts, or nothing."""
     if content is None:
         return []
+    if isinstance(content, dict) and "type" not in content:
+        content = dump(content)  # Cloudflare gives structured output as the object itself
     if isinstance(content, str | dict):
         content = [content]
     if not isinstance(content, list):
@@ -120,7 +126,9 @@ def content_part(block: Any, notes: Notes) -> list[Part]:
         case "refusal":
             return _refusal(block.get("refusal"), notes)
         case "thinking":
-            return _thinking(block, notes)
+            return _thinking(block, "thinking", notes)
+        case "reasoning":
+            return _thinking(block, "summary", notes)
         case "input_audio":
             audio = mapping(block.get(kind), kind, notes)
             audio_format = string(audio.get("format"), "audio format", notes)
@@ -137,7 +145,8 @@ def content_part(block: Any, notes: Notes) -> list[Part]:
             extra = {key: value for key, value in media.items() if key != "url"}
             return [attachments.from_url(url, _MEDIA_URLS[kind], notes, extra=extra)]
         case _:
-            notes.add(f"unknown content part: {kind}")
+            if kind != "reference":  # Mistral's, to what a tool found
+                notes.add(f"unknown content part: {kind}")
             return [
                 AttachmentPart(None, namespaced("openai", {k: v for k, v in block.items() if k != "cache_control"}))
             ]
@@ -148,15 +157,14 @@ def _refusal(refusal: Any, notes: Notes) -> list[Part]:
     return [TextPart(text, {"openai": {"refusal": True}})] if text else []
 
 
-def _thinking(block: Mapping[str, Any], notes: Notes) -> list[Part]:
-    """Mistral's reasoning, which is a part of the content."""
-    thinking = block.get("thinking")
-    if isinstance(thinking, list):
-        texts = [string(item.get("text"), "thinking", notes) for item in objects(thinking, "thinking", notes)]
-    else:
-        texts = [string(thinking, "thinking", notes)]
-    extra = {key: value for key, value in block.items() if key not in ("thinking", "closed", "cache_control")}
-    text = "".join(texts)
+def _thinking(block: Mapping[str, Any], section: str, notes: Notes) -> list[Part]:
+    """Reasoning that is a part of the content: Mistral's, and in another list Databricks'."""
+    said = block.get(section)
+    entries = objects(said, section, notes) if isinstance(said, list) else [{"text": said}]
+    text = "".join(string(entry.get("text"), section, notes) for entry in entries)
+    beside = {key: value for entry in entries for key, value in entry.items() if key not in ("type", "text") and value}
+    extra = {key: value for key, value in block.items() if key not in (section, "closed", "cache_control")}
+    extra = without_empty({**extra, **beside})
     return [ReasoningPart(text, provider_metadata=namespaced("openai", extra))] if text or len(extra) > 1 else []
 
 

@@ -8,8 +8,8 @@ from llm.parts import ReasoningPart
 
 from llmproxy.reconstruct.json_values import Notes, dump, namespaced, objects, string
 
-# DeepSeek and most others; OpenRouter, Groq, Ollama and others.
-REASONING_FIELDS = ("reasoning_content", "reasoning")
+# DeepSeek and most others; OpenRouter, Groq, Ollama and others; GitHub Copilot.
+REASONING_FIELDS = ("reasoning_content", "reasoning", "reasoning_text")
 
 # The field that holds a detail's text, by the detail's type. Encrypted ones come whole.
 _DETAIL_TEXT = {"reasoning.text": "text", "reasoning.summary": "summary"}
@@ -20,7 +20,7 @@ def reasoning_parts(message: Mapping[str, Any], notes: Notes) -> list[ReasoningP
     details = objects(message.get("reasoning_details"), "reasoning_details", notes)
     said: dict[str, str] = {}  # text -> the first field that says it
     for field in REASONING_FIELDS:
-        text = string(message.get(field), field, notes)
+        text = string(reasoning_text(message.get(field)), field, notes)
         if text:
             said.setdefault(text, field)
     parts = [ReasoningPart(text, provider_metadata={"openai": {"field": field}}) for text, field in said.items()]
@@ -31,6 +31,14 @@ def reasoning_parts(message: Mapping[str, Any], notes: Notes) -> list[ReasoningP
         metadata = (parts[0].provider_metadata or {}).get("openai", {})
         parts[0].provider_metadata = namespaced("openai", {**metadata, "reasoning_details": details})
     return parts
+
+
+def reasoning_text(value: Any) -> Any:
+    """A reasoning field's value, or the text in the object that Envoy's gateway makes of what Bedrock says."""
+    if isinstance(value, dict):
+        nested = value.get("reasoningText")
+        return (nested if isinstance(nested, dict) else value).get("text") or ""
+    return value
 
 
 def _detail_text(detail: Mapping[str, Any]) -> str:

@@ -45,8 +45,8 @@ def _tool_definitions(body: Mapping[str, Any], notes: Notes) -> Iterator[dict[st
     """Tools, and functions as they were called before, with name and schema at the top as the other APIs have them."""
     for definition in objects(body.get("tools"), "tools", notes):
         kind = definition.get("type")
-        nested = definition.get(kind) if isinstance(kind, str) else definition.get("function")
-        if isinstance(nested, dict) and kind in (None, "function", "custom"):
+        nested = definition.get("custom" if kind == "custom" else "function")
+        if isinstance(nested, dict):  # also where Moonshot's `type` says that the provider runs the function
             beside = {key: value for key, value in definition.items() if key not in ("function", "custom")}
             yield {**beside, **nested}
         else:

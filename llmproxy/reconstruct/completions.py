@@ -1,10 +1,17 @@
-"""The legacy completions API: its request, and the machine that reads its response."""
+"""The legacy completions API: its request, and the machine that reads its response.
+
+Mistral answers under paths that end alike (`/fim/completions`, `/agents/completions`) with the messages of chat
+completions, and takes messages in the second.
+"""
 
 from collections.abc import Mapping
 from typing import Any
 
 from llm.parts import Message, TextPart
 
+from llmproxy.reconstruct import chat_request
+from llmproxy.reconstruct.chat_delta import ChatSaid
+from llmproxy.reconstruct.chat_message import MESSAGE_FIELDS, read_message
 from llmproxy.reconstruct.choices import ChoicesMachine
 from llmproxy.reconstruct.json_values import Notes, string
 from llmproxy.reconstruct.machine import RequestReading
@@ -16,6 +23,8 @@ _MAPPED = frozenset({"model", "prompt", "stream"})
 
 def read_request(body: Mapping[str, Any]) -> RequestReading:
     """A request's parsed body, understood: a user message for each prompt. Odd fields are skipped and noted."""
+    if "prompt" not in body and "messages" in body:
+        return chat_request.read_request(body)
     notes = Notes()
     model = body.get("model")
     return RequestReading(
@@ -54,12 +63,16 @@ class Machine(ChoicesMachine):
 
 class _Completion:
     object = "text_completion"
-    said_in: tuple[str, ...] = ("text",)
+    said_in: tuple[str, ...] = ("text", "delta", "message")
 
     def new(self) -> "_Text":
         return _Text()
 
     def message(self, choice: Mapping[str, Any], notes: Notes, *, streamed: bool) -> Message:
+        given = choice.get("message")
+        if isinstance(given, dict):
+            fields = tuple(given) if streamed else MESSAGE_FIELDS
+            return read_message(given, notes, default_role="assistant", fields=fields)
         text = string(choice.get("text"), "text", notes)
         return Message("assistant", [TextPart(text)] if text else [])
 
@@ -67,11 +80,15 @@ class _Completion:
 class _Text:
     def __init__(self) -> None:
         self._pieces: list[str] = []
+        self._chat: ChatSaid | None = None
 
     def take(self, chunk: Mapping[str, Any], notes: Notes) -> bool:
+        if "text" not in chunk and chunk.get("delta"):
+            self._chat = self._chat or ChatSaid()
+            return self._chat.take(chunk, notes)
         text = string(chunk.get("text"), "text", notes)
         self._pieces.append(text)
         return bool(text)
 
     def body(self) -> dict[str, Any]:
-        return {"text": "".join(self._pieces)}
+        return self._chat.body() if self._chat else {"text": "".join(self._pieces)}

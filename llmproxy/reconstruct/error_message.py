@@ -16,8 +16,10 @@ def is_error(said: Mapping[str, Any], answer: str) -> bool:
 
 
 def error_message(said: Mapping[str, Any]) -> str:
-    """The message of an object with an `error` (an object or a text), or of one that is the error itself."""
-    error = said.get("error") or said
+    """The message of an object with an `error` (an object or a text), with a list of `errors` (Cloudflare), or of one
+    that is the error itself."""
+    several = said.get("errors")
+    error = said.get("error") or (several[0] if isinstance(several, list) and several else None) or said
     if isinstance(error, dict):
         for key in ("message", "detail", "code", "type"):
             if isinstance(error.get(key), str) and error[key]:

@@ -19,6 +19,7 @@ _CLIENT_CALLS = {
     "apply_patch_call": ("apply_patch", "operation"),
     "computer_call": ("computer", "action"),
     "tool_search_call": ("tool_search", "arguments"),
+    "program": ("program", "code"),  # that calls the tools, and that the provider runs
 }
 _CALL_OUTPUTS = {
     "function_call_output": "",
@@ -28,7 +29,11 @@ _CALL_OUTPUTS = {
     "apply_patch_call_output": "apply_patch",
     "computer_call_output": "computer",
     "tool_search_output": "tool_search",
+    "program_output": "program",
 }
+_OUTPUT_FIELDS = {"tool_search_output": "tools", "program_output": "result"}
+# What only has to be sent back, or says how the rest of the conversation is to be made.
+_OPAQUE = ("compaction", "item_reference", "additional_tools", "configuration_update", "compaction_trigger")
 _ANSWERS = ("function_call", "custom_tool_call", *_CLIENT_CALLS)
 
 
@@ -78,6 +83,10 @@ class _Reader:
             self._assistant(server_parts(item, self._notes))
         elif kind == "mcp_approval_response":
             self._tool([_approval(item, self._notes)])
+        elif kind.endswith("_call"):
+            self._assistant([self._foreign_call(kind, item)])
+        elif kind.endswith("_call_output") and string(item.get("call_id"), "call_id", self._notes) in self._names:
+            self._call_output(kind, item)
         else:
             self._opaque(kind, item)
 
@@ -102,7 +111,7 @@ class _Reader:
         if kind in _CLIENT_CALLS:
             name, field = _CLIENT_CALLS[kind]
             # Who runs it: a tool search says so; a hosted shell names its container.
-            server = item.get("execution") == "server" or _is_hosted(item.get("environment"))
+            server = kind == "program" or item.get("execution") == "server" or _is_hosted(item.get("environment"))
         else:
             name, server = string(item.get("name"), "name", self._notes), False
             field = "arguments" if kind == "function_call" else "input"
@@ -118,12 +127,32 @@ class _Reader:
             return custom_call_part(name, text, call_id, metadata=without_empty(rest))
         if kind in _CLIENT_CALLS:
             rest["type"] = kind
+        arguments = item.get(field)
+        if kind == "computer_call" and "actions" in item:  # newer models ask for several at once
+            arguments = {"actions": rest.pop("actions")}
+        elif kind == "program":
+            arguments = {"code": arguments}
         metadata = namespaced("openai", rest)
-        return call_part(name, item.get(field), call_id, self._notes, metadata=metadata, server_executed=server)
+        return call_part(name, arguments, call_id, self._notes, metadata=metadata, server_executed=server)
+
+    def _foreign_call(self, kind: str, item: dict[str, Any]) -> Part:
+        """A call of a kind that is not known, such as of a tool that Azure's agents have: whoever offers it runs it."""
+        self._notes.add(f"unknown item: {kind}")
+        call_id = string(item.get("call_id"), "call_id", self._notes) or string(item.get("id"), "id", self._notes)
+        name = string(item.get("name"), "name", self._notes) or kind.removesuffix("_call")
+        if call_id:
+            self._names[call_id] = name
+            self._server_calls.add(call_id)
+        field = next((field for field in ("arguments", "action", "input") if field in item), "")
+        rest = {key: value for key, value in item.items() if key not in ("id", "status", "call_id", "name", field)}
+        metadata = namespaced("openai", rest)
+        return call_part(name, item.get(field), call_id, self._notes, metadata=metadata, server_executed=True)
 
     def _call_output(self, kind: str, item: dict[str, Any]) -> None:
         call_id = string(item.get("call_id"), "call_id", self._notes)
-        field = "tools" if kind == "tool_search_output" else "output"
+        if kind == "local_shell_call_output" and not call_id:
+            call_id = string(item.get("id"), "id", self._notes)
+        field = _OUTPUT_FIELDS.get(kind, "output")
         if kind == "tool_search_output" and not call_id:
             call_id = self._last_search  # OpenAI gives the output of its own search no call id
         server = call_id in self._server_calls or item.get("execution") == "server"
@@ -140,7 +169,7 @@ class _Reader:
         if kind != "function_call_output":
             rest["type"] = kind
         part = ToolResultPart(
-            name=self._names.get(call_id) or _CALL_OUTPUTS[kind],
+            name=self._names.get(call_id) or _CALL_OUTPUTS.get(kind, ""),
             output=text,
             tool_call_id=call_id or None,
             server_executed=server,
@@ -154,7 +183,7 @@ class _Reader:
 
     def _opaque(self, kind: str, item: dict[str, Any]) -> None:
         """What has to be sent back as it was, and says nothing that could be shown (a compaction, a reference)."""
-        if kind not in ("compaction", "item_reference", "additional_tools"):
+        if kind not in _OPAQUE:
             self._notes.add(f"unknown item: {kind}")
         part = AttachmentPart(None, namespaced("openai", {k: v for k, v in item.items() if k != "status"}))
         role = item.get("role")
@@ -181,12 +210,9 @@ def _reasoning(item: dict[str, Any], notes: Notes) -> ReasoningPart:
     """Open models give the reasoning itself as content, OpenAI at most a summary. The content is preferred."""
     content = sequence(item.get("content"), "reasoning content", notes)
     text = _texts(content) or _texts(sequence(item.get("summary"), "reasoning summary", notes))
-    metadata = {
-        "id": item.get("id"),
-        "encrypted_content": item.get("encrypted_content"),
-        "summary": item.get("summary"),
-        "content": content if len(content) > 1 else None,
-    }
+    # What else there is has to be sent back too (OpenRouter: the signature of what another provider thought).
+    rest = {key: value for key, value in item.items() if key not in ("type", "status", "content")}
+    metadata = {**rest, "content": content if len(content) > 1 else None}
     return ReasoningPart(text, redacted=not text, provider_metadata=namespaced("openai", metadata))
 
 

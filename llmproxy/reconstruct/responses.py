@@ -1,5 +1,6 @@
 """The Responses API: its request, and the machine that reads its response."""
 
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -33,15 +34,13 @@ _PROGRESS = frozenset(
 _PROGRESS_PREFIXES = (
     "response.apply_patch_call_",
     "response.audio.",
-    "response.code_interpreter_call.",
-    "response.file_search_call.",
-    "response.image_generation_call.",
-    "response.mcp_call.",
+    "response.compaction.",
     "response.mcp_list_tools.",
     "response.output_audio.",
     "response.shell_call_",
-    "response.web_search_call.",
 )
+# `response.web_search_call.searching` and the like, of any tool that the provider runs.
+_CALL_PROGRESS = re.compile(r"response\.\w+_call\.")
 
 
 class Machine:
@@ -74,7 +73,7 @@ class Machine:
             self._finished = True
         elif isinstance(event.get("response"), dict):
             return self._snapshot(event)
-        elif kind in _PROGRESS or kind.startswith(_PROGRESS_PREFIXES):
+        elif kind in _PROGRESS or kind.startswith(_PROGRESS_PREFIXES) or _CALL_PROGRESS.match(kind):
             pass
         elif is_error(event, "output"):
             self._error = error_message(event)

@@ -11,12 +11,14 @@ A key has two forms, with the tool calls' ids and without: see `normal_form`.
 """
 
 import hashlib
+import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from llm.parts import AttachmentPart, Message, Part, ReasoningPart, TextPart, ToolCallPart, ToolResultPart
 
-from llmproxy.store.normal_form import answered, audio_id, given, json_bytes
+from llmproxy.parts import arguments_json, text_of
+from llmproxy.store.normal_form import answered, audio_id, given, json_bytes, telling_ids
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,15 +66,47 @@ def conversation_keys(messages: Iterable[Message], tip: Key = _EMPTY) -> Convers
     return ConversationKeys(tuple(answers), tip, role)
 
 
-def answer_key(asked: ConversationKeys, input: Sequence[Message], output: Sequence[Message]) -> Key | None:
+def answer_key(
+    asked: ConversationKeys, input: Sequence[Message], output: Sequence[Message], *, forced: bool = False
+) -> Key | None:
     """The key of a conversation whose `input` has the keys `asked`, with an answer. None where the answer adds nothing
-    to an assistant's message that the input ends with."""
+    to an assistant's message that the input ends with.
+
+    `forced`: the model had no choice but to call a tool, which is how structured output is asked for: Mirascope,
+    ellmer and chatlas send the call back as the text of an object. A call that its id names needs no key without ids,
+    so that one is the text's.
+    """
+    key = _answer_key(asked, input, output)
+    calls = [part for message in output for part in message.parts if isinstance(part, ToolCallPart)]
+    if key is None or not forced or len(calls) != 1 or not telling_ids(output):
+        return key
+    text = Message("assistant", [TextPart(_as_text(calls[0]))])
+    as_text = _answer_key(asked, input, [text])
+    return Key(key.with_ids, as_text.without_ids) if as_text is not None else key
+
+
+def _as_text(call: ToolCallPart) -> str:
+    # ellmer and chatlas wrap what they ask for, and send it back without the wrapper.
+    if call.name == "_structured_tool_call" and call.arguments.keys() == {"data"}:
+        return json.dumps(call.arguments["data"], ensure_ascii=False)
+    return arguments_json(call)
+
+
+def _answer_key(asked: ConversationKeys, input: Sequence[Message], output: Sequence[Message]) -> Key | None:
     if asked.role == "assistant":
         # A prefill, with which the answer goes on.
-        keys = conversation_keys([*input, *output])
+        keys = conversation_keys([*(input[:-1] if _is_repeated(input[-1], output) else input), *output])
     else:
         keys = conversation_keys(output or [Message("assistant")], asked.tip)
     return keys.answers[-1] if keys.answers and keys.tip != asked.tip else None
+
+
+def _is_repeated(last: Message, output: Sequence[Message]) -> bool:
+    """Whether the answer begins with the assistant's message that it goes on with, as Mistral's does where that is
+    marked as its `prefix`."""
+    text = text_of([last])
+    is_prefix = ((last.provider_metadata or {}).get("openai") or {}).get("prefix") is True
+    return bool(is_prefix and text and text_of(output).startswith(text))
 
 
 def _counts(message: Message) -> bool:

@@ -16,7 +16,7 @@ from llm import Attachment
 from llm.parts import AttachmentPart, Message, Part, TextPart, ToolCallPart, ToolResultPart
 
 from llmproxy.parts import unparsed_arguments
-from llmproxy.store.agent_text import own_text, without_recital
+from llmproxy.store.agent_text import own_text, plain_numbers, without_recital
 
 _WORD = re.compile("[0-9A-Za-z]{8,}")
 _RANDOM_DIGITS = 13
@@ -60,7 +60,7 @@ def answered(run: Sequence[Part]) -> tuple[list[bytes], list[bytes]]:
             unfolded += calls
     for part in unfolded:
         if isinstance(part, ToolCallPart) and not part.server_executed:
-            said = b"call" + _bytes(part.name) + b"\0" + json_bytes(_plain(_arguments(part)))
+            said = b"call" + _bytes(part.name) + b"\0" + json_bytes(plain_numbers(_arguments(part)))
             with_ids.append(_identified(part, said))
             without_ids.append(said)
             is_identified = is_identified or bool(part.tool_call_id)
@@ -125,15 +125,6 @@ def _texts(run: Iterable[Part]) -> Iterator[str]:
 
 def _dense(text: str) -> bytes:
     return _bytes(text).translate(None, _SPACE)
-
-
-def _plain(value: Any) -> Any:
-    """With 1 for 1.0, as JavaScript writes it."""
-    if isinstance(value, float) and value.is_integer():
-        return int(value)
-    if isinstance(value, dict):
-        return {key: _plain(item) for key, item in value.items()}
-    return [_plain(item) for item in value] if isinstance(value, list) else value
 
 
 def said_items(message: Message) -> list[bytes]:

@@ -3,9 +3,10 @@
 An explicit pointer names it (`previous_response_id`, `conversation`, or a reference to an item of its answer in place
 of the request's last one); else it is the turn whose conversation, answer included, is the longest that the request's
 messages begin with, compared by `conversation_key`: with tool-call ids first, without them as fallback; on a tie the
-one whose answer has the id that the request sends back (Responses), then one of the same session, then of the same kin
-(API, model, system prompt, tools or none), then the newest. Where the history was rewritten (compaction, an agent that
-cuts old messages out), the last tool call that the request echoes names the turn that made it.
+one whose answer has the id that the request sends back (Responses), be it as a call's, then one of the same session,
+then of the same kin (API, model, system prompt, tools or none), then the newest. Where the history was rewritten
+(compaction, an agent that cuts old messages out), the last tool call that the request echoes names the turn that made
+it, or the id of the answer that it sends back (Responses) where there is no such call.
 
 Only turns that began earlier are looked at, and every look-up is one in an index.
 """
@@ -18,7 +19,7 @@ from dataclasses import dataclass
 from llmproxy.parts import text_of
 from llmproxy.reconstruct.turn import Turn
 from llmproxy.store.conversation_key import ConversationKeys, Key, exact_key
-from llmproxy.store.normal_form import telling_ids
+from llmproxy.store.normal_form import is_random, telling_ids
 
 # Of equal candidates, so many of the newest are looked at, and as many of the same session.
 _CANDIDATES = 20
@@ -37,7 +38,7 @@ class Parent:
 @dataclass(frozen=True, slots=True)
 class Wanted:
     """What a request says of its parent: the keys of its last answer, the id that came back with it, the last tool call
-    it echoes, its session and kin, and the item that its last answer is named by."""
+    it echoes (or the id of the answer), its session and kin, and the item that its last answer is named by."""
 
     key: Key | None
     exact: bytes | None
@@ -54,13 +55,15 @@ def wanted(asked: ConversationKeys, turn: Turn, reference: str | None) -> Wanted
     - `asked`: the keys of its input.
     - `reference`: the item that stood in place of its last answer.
     """
-    calls = telling_ids(turn.input)
+    named = telling_ids(turn.input)
+    if not named and turn.echoed_item is not None and is_random(turn.echoed_item):
+        named = [turn.echoed_item]
     is_pointing = turn.previous_response_id is not None or turn.conversation is not None
     return Wanted(
         key=asked.answers[-1] if asked.answers else None,
         exact=exact_key(turn.input),
         echoed=turn.echoed_item,
-        call=calls[-1] if calls else None,
+        call=named[-1] if named else None,
         session=turn.session,
         kin=_kin(turn),
         item=None if is_pointing else reference,
@@ -87,6 +90,16 @@ class Parents:
         if turn.conversation is not None:
             return self._newest("conversation", turn.conversation, exchange_id)
         return None
+
+    def awaits(self, response_id: str | None, before: str) -> bool:
+        """Whether the response of this id is a turn that has no answer yet, of an exchange that began earlier."""
+        row = self._db.execute(
+            "select turns.tip_message_hash is turns.parent_message_hash from llmproxy_turns"
+            " join turns on turns.id = llmproxy_turns.turn_id where response_id = ? and exchange_id < ?"
+            " order by turn_id desc limit 1",
+            [response_id, before],
+        ).fetchone()
+        return row is not None and bool(row[0])
 
     def continued(self, exchange_id: str, asked: ConversationKeys, wanted: Wanted) -> Parent | None:
         """The turn whose conversation is the longest that the request begins with."""
@@ -126,13 +139,15 @@ class Parents:
                     [wanted.session, key.without_ids, value, exchange_id],
                 )
             if rows:
-                # Equal by one form: the other one, the item's id, the answer to the letter, the session and the kin
-                # break the tie, in this order; of those left the newest.
+                # Equal by one form: the other one, the item's id, that of a call, the answer to the letter, the session
+                # and the kin break the tie, in this order; of those left the newest.
+                named = self._named(wanted.call) if len(rows) > 1 else set()
                 best = max(
                     rows,
                     key=lambda row: (
                         row[3] == key.without_ids,
                         wanted.echoed is not None and row[4] == wanted.echoed,
+                        row[0] in named,
                         row[5] == wanted.exact,
                         wanted.session is not None and row[6] == wanted.session,
                         row[7] == wanted.kin,
@@ -148,6 +163,11 @@ class Parents:
             [value, before],
         ).fetchone()
         return Parent(*row) if row is not None else None
+
+    def _named(self, call: str | None) -> set[str]:
+        """The turns that a tool call's id names. Some clients send a call back by the id of its item (chatlas)."""
+        rows = self._db.execute("select turn_id from llmproxy_tool_calls where tool_call_id = ?", [call])
+        return {row[0] for row in rows}
 
     def _known(self, keys: Sequence[Key]) -> list[Key]:
         """Which of the keys are some turn's answer, the longest conversation first."""

@@ -23,7 +23,7 @@ from llmproxy.store.conversation_key import answer_key, conversation_keys, exact
 from llmproxy.store.exchanges import REPLAY_HEADER, REPLAYED, exchange_row, insert, known_exchanges, raw_bodies
 from llmproxy.store.items import Items, answered_items, last_reference
 from llmproxy.store.llm_store import TurnStore
-from llmproxy.store.normal_form import telling_ids
+from llmproxy.store.normal_form import is_random, telling_ids
 from llmproxy.store.parents import Parents, wanted
 from llmproxy.store.threads import Answer, Threads
 
@@ -69,8 +69,9 @@ class DatabaseRecorder:
 
     def _write(self, exchange: Exchange, reading: Reading, *, keep_raw: bool = False) -> None:
         turn_id = thread_id = None
-        turn = reading.turn
-        reason = reading.reason
+        api, turn, reason = reading.api, reading.turn, reading.reason
+        if exchange.method == "GET" and turn is not None and not self._parents.awaits(turn.response_id, exchange.id):
+            api = turn = None  # an answer that is here already, or to a question that is not
         replayed = self._is_replayed(exchange)
         if replayed:
             reason = REPLAYED
@@ -84,13 +85,13 @@ class DatabaseRecorder:
             or (turn is not None and bool(turn.error or turn.notes))
         )
         # An upload that fails is tried again, whole; what it says is not what this database is for.
-        failed = failed and not (reading.api is None and holds_no_conversation(exchange.path))
+        failed = failed and not (api is None and holds_no_conversation(exchange.path))
         bodies = None
         if keep_raw or (not replayed and (self._raw == "all" or (self._raw == "failed" and failed))):
             bodies = raw_bodies(exchange)
         row = exchange_row(
             exchange,
-            api=reading.api,
+            api=api,
             turn=turn,
             turn_id=turn_id,
             thread_id=thread_id,
@@ -128,13 +129,15 @@ class DatabaseRecorder:
         if parent is None:
             parent = self._parents.continued(exchange.id, asked, hint)
         refused = _refused_call(turn)
+        item = _item_id(turn)
+        naming = [item] if item is not None and is_random(item) else []
         answers = [
             Answer(
                 _turn_id(exchange.id, at),
-                answer_key(asked, input, [*output.messages, *refused]),
+                answer_key(asked, input, [*output.messages, *refused], forced=_is_forced(turn)),
                 exact_key(output.messages),
-                _item_id(turn),
-                telling_ids(output.messages),
+                item,
+                [*telling_ids(output.messages), *naming],
                 answered_items(turn) if at == 0 else (),
             )
             for at, output in enumerate(turn.outputs)
@@ -179,6 +182,13 @@ def _is_a_turn(exchange: Exchange, turn: Turn) -> bool:
     """Whether a model answered. A call that was refused or broke off before its answer is kept as an exchange only, as
     `llm` logs none for it."""
     return bool(turn.outputs) and exchange.status is not None and exchange.status < 400
+
+
+def _is_forced(turn: Turn) -> bool:
+    """Whether the request left the model no choice but to call a tool."""
+    choice = turn.options.get("tool_choice")
+    kind = choice.get("type") if isinstance(choice, dict) else choice
+    return kind in ("required", "any", "function", "tool")
 
 
 def _refused_call(turn: Turn) -> list[Message]:

@@ -145,7 +145,7 @@ class ReplayIndex:
             return sum(_own_path(path, upstream) == question.place for upstream, path in rows)
 
     def _key(self, row: dict[str, Any]) -> bytes | None:
-        if row["turn_id"] is not None and row["conversation"] is None:
+        if _is_question(row):
             asked = self._asked(row)
             return request_key(asked, self._digested(self._reader.chain(row["parent"])))
         if row["request_body"] is None:
@@ -153,7 +153,7 @@ class ReplayIndex:
         return self._raw_question(row).key
 
     def _lines(self, row: dict[str, Any]) -> list[str]:
-        if row["turn_id"] is not None and row["conversation"] is None:
+        if _is_question(row):
             return normal_text(self._asked(row), self._reader.conversation(row["parent"]))
         return [] if row["request_body"] is None else list(self._raw_question(row).lines)
 
@@ -196,6 +196,12 @@ class ReplayIndex:
                 history = self._reader.conversation(row["tip_message_hash"])
                 return whole_turn(turn, history, read_tools(self._db, row["turn_id"]), row.get("instructions"))
         return turn
+
+
+def _is_question(row: dict[str, Any]) -> bool:
+    """Whether the turn tells what its request asked: one that points at a conversation, or came back for an answer
+    that was made in the background, does not."""
+    return row["turn_id"] is not None and row["conversation"] is None and row["method"] == "POST"
 
 
 def _own_path(path: str, upstream: str) -> str:

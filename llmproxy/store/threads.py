@@ -48,7 +48,7 @@ class Place:
 @dataclass(frozen=True, slots=True)
 class Answer:
     """One answer of an exchange, as the index keeps it: its keys, the id of its last item, the telling ids of the tool
-    calls it made, and its items."""
+    calls it made and of that item, and its items."""
 
     turn_id: str
     key: Key | None

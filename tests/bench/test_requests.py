@@ -80,6 +80,71 @@ def test_what_was_recorded_is_asked_again_to_the_letter(api: Api) -> None:
     assert compared > 0
 
 
+PICTURE = {"type": "base64", "media_type": "image/png", "data": "iVBORw=="}
+
+
+@pytest.mark.parametrize(
+    ("api", "field", "messages"),
+    [
+        (
+            "messages",
+            "messages",
+            [
+                {
+                    "role": "user",
+                    "content": [{"type": "image", "source": PICTURE, "transformations": [{"type": "crop"}]}],
+                },
+                {
+                    "role": "assistant",
+                    "content": [
+                        {"type": "fallback", "from": {"model": "a"}, "to": {"model": "b"}},
+                        {"type": "tool_use", "id": "t", "name": "f", "input": {}, "toolset_name": "s"},
+                    ],
+                },
+                {
+                    "role": "user",
+                    "content": [{"type": "tool_result", "tool_use_id": "t", "content": "x", "toolset_name": "s"}],
+                },
+            ],
+        ),
+        (
+            "responses",
+            "input",
+            [
+                {"type": "message", "role": "user", "content": [{"type": "input_text", "text": "q"}]},
+                {
+                    "type": "reasoning",
+                    "summary": [],
+                    "content": [{"type": "reasoning_text", "text": "t"}],
+                    "signature": "s",
+                    "format": "f",
+                },
+                {"type": "computer_call", "call_id": "c", "actions": [{"type": "wait"}]},
+            ],
+        ),
+        (
+            "chat.completions",
+            "messages",
+            [
+                {"role": "user", "content": "q"},
+                {
+                    "role": "assistant",
+                    "content": [
+                        {"type": "reasoning", "summary": [{"type": "summary_text", "text": "t", "signature": "s"}]},
+                        {"type": "text", "text": "a"},
+                    ],
+                },
+                {"role": "user", "content": "q"},
+                {"role": "assistant", "reasoning_text": "t", "reasoning_opaque": "o", "content": "a"},
+            ],
+        ),
+    ],
+)
+def test_what_only_some_servers_say_goes_back_to_the_letter(api: Api, field: str, messages: list[Any]) -> None:
+    asked = read(api, json.dumps({"model": "m", field: messages}).encode())
+    assert body(turn(*asked.input, api=api), api)[field] == messages
+
+
 def _read(record: Record, api: Api) -> Turn | None:
     try:
         headers = [(name.lower().encode(), value.encode()) for name, value in record.request_headers.items()]

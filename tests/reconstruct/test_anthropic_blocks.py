@@ -87,6 +87,18 @@ def anthropic(**fields: Any) -> dict[str, Any]:
             {"type": "compaction", "content": "summary"},
             AttachmentPart(None, anthropic(type="compaction", content="summary")),
         ),
+        *(
+            ({"type": kind, "x": 1, "cache_control": {}}, AttachmentPart(None, anthropic(type=kind, x=1)))
+            for kind in ("fallback", "mcp_tool_listing", "tool_addition", "tool_removal")
+        ),
+        (
+            {"type": "tool_use", "id": "t", "name": "f", "input": {}, "toolset_name": "s"},
+            ToolCallPart("f", {}, "t", provider_metadata=anthropic(toolset_name="s")),
+        ),
+        (
+            {"type": "image", "source": BASE64, "transformations": [{"type": "crop"}]},
+            AttachmentPart(Attachment(type="image/png", content=PNG), anthropic(transformations=[{"type": "crop"}])),
+        ),
         (
             {"type": "search_result", "source": "u", "title": "t", "content": [{"type": "text", "text": "found"}]},
             TextPart("found", anthropic(type="search_result", source="u", title="t")),
@@ -115,6 +127,10 @@ def test_nothing_said(content: Any) -> None:
             ToolResultPart("f", "no", "t", provider_metadata=anthropic(is_error=True)),
         ),
         ({"content": "yes", "is_error": False}, ToolResultPart("f", "yes", "t")),
+        (
+            {"content": "yes", "toolset_name": "s"},
+            ToolResultPart("f", "yes", "t", provider_metadata=anthropic(toolset_name="s")),
+        ),
         (
             {"content": [{"type": "text", "text": "see"}, {"type": "image", "source": BASE64}]},
             ToolResultPart("f", "see", "t", attachments=[Attachment(type="image/png", content=PNG)]),

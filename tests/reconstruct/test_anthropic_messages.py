@@ -157,8 +157,9 @@ def test_blocks_that_come_whole() -> None:
 
 
 def test_compaction_is_kept_beside_what_was_said() -> None:
-    reading = read([STARTED, start(0, type="compaction", content=None), delta(0, "compaction", content="so far")])
-    assert reading.response_json["content"] == [{"type": "compaction", "content": "so far"}]
+    said = {"content": "so far", "encrypted_content": "e"}
+    reading = read([STARTED, start(0, type="compaction", content=None), delta(0, "compaction", **said)])
+    assert reading.response_json["content"] == [{"type": "compaction", **said}]
 
 
 def test_deltas_without_a_start() -> None:

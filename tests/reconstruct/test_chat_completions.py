@@ -3,7 +3,7 @@ from typing import Any
 
 import pytest
 from llm import Attachment
-from llm.parts import AttachmentPart, Message, Part, ReasoningPart, TextPart, ToolCallPart
+from llm.parts import AttachmentPart, Message, Part, ReasoningPart, TextPart, ToolCallPart, ToolResultPart
 
 from llmproxy.reconstruct.chat_completions import Machine
 from llmproxy.reconstruct.machine import RequestReading, ResponseReading
@@ -98,6 +98,71 @@ DELTAS: dict[str, tuple[list[Any], list[Part]]] = {
             {"content": "d"},
         ],
         [ReasoningPart("ab", provider_metadata={"openai": {"type": "thinking"}}), TextPart("cd")],
+    ),
+    "content as a list (Databricks)": (
+        [
+            {"content": [{"type": "reasoning", "summary": [{"type": "summary_text", "text": "a", "signature": ""}]}]},
+            {"content": [{"type": "reasoning", "summary": [{"type": "summary_text", "text": "b"}]}]},
+            {"content": [{"type": "reasoning", "summary": [{"type": "summary_text", "text": "", "signature": "s"}]}]},
+            {"content": [{"type": "reasoning", "summary": [{"type": "summary_text", "text": "c"}]}]},
+            {"content": "d"},
+        ],
+        [
+            ReasoningPart("ab", provider_metadata={"openai": {"type": "reasoning", "signature": "s"}}),
+            ReasoningPart("c", provider_metadata={"openai": {"type": "reasoning"}}),
+            TextPart("d"),
+        ],
+    ),
+    "thinking that is no list (TrueFoundry)": (
+        [
+            {"content": [{"type": "thinking", "thinking": "a"}]},
+            {"content": [{"type": "thinking", "thinking": "b", "signature": "s"}, {"type": "text", "text": "c"}]},
+        ],
+        [
+            ReasoningPart("ab", provider_metadata={"openai": {"type": "thinking", "signature": "s"}}),
+            TextPart("c"),
+        ],
+    ),
+    "a reference within the content (Mistral)": (
+        [
+            {"content": "a"},
+            {"content": [{"type": "reference", "reference_ids": [1]}]},
+            {"content": [{"type": "text", "text": "b"}]},
+        ],
+        [
+            TextPart("a"),
+            AttachmentPart(None, {"openai": {"type": "reference", "reference_ids": [1]}}),
+            TextPart("b"),
+        ],
+    ),
+    "reasoning_text (GitHub Copilot)": (
+        [{"content": "", "reasoning_text": "a"}, {"reasoning_text": "b"}, {"reasoning_opaque": "e"}, {"content": "c"}],
+        [reasoning("ab", "reasoning_text"), TextPart("c")],
+    ),
+    "reasoning in an object (Envoy's gateway)": (
+        [{"reasoning_content": {"text": "a"}}, {"reasoning_content": {"text": "b"}}, {"content": "c"}],
+        [reasoning("ab", "reasoning_content"), TextPart("c")],
+    ),
+    "tools that the provider ran (Groq)": (
+        [
+            {"reasoning": "r"},
+            {"executed_tools": [{"index": 0, "type": "search", "arguments": '{"q": 1}', "search_results": {}}]},
+            {"executed_tools": [{"index": 0, "type": "search", "arguments": '{"q": 1}', "output": "o"}]},
+            {"executed_tools": [{"index": 1, "type": "mcp", "name": "f", "search_results": {"results": [2]}}]},
+            {"content": "a"},
+        ],
+        [
+            reasoning("r", "reasoning"),
+            ToolCallPart("search", {"q": 1}, None, True, {"openai": {"type": "executed_tool"}}),
+            ToolResultPart("search", "o", server_executed=True),
+            ToolCallPart("f", {}, None, True, {"openai": {"type": "executed_tool", "tool": "mcp"}}),
+            ToolResultPart("f", '{"search_results": {"results": [2]}}', server_executed=True),
+            TextPart("a"),
+        ],
+    ),
+    "an object for the content (Cloudflare)": (
+        [{"role": "assistant", "content": {"title": "Äpfel", "n": 1}}],
+        [TextPart('{"title": "Äpfel", "n": 1}')],
     ),
     "think tags are text": ([{"content": "<think>a"}, {"content": "</think>b"}], [TextPart("<think>a</think>b")]),
     "refusal": ([{"refusal": "n"}, {"refusal": "o"}], [TextPart("no", {"openai": {"refusal": True}})]),
@@ -228,6 +293,37 @@ def test_speech() -> None:
     assert reading.outputs[0].messages == (
         Message("assistant", [TextPart("abcd"), AttachmentPart(attachment, {"openai": {"audio_id": "a"}})]),
     )
+
+
+def test_thinking_blocks_are_put_together() -> None:
+    """LiteLLM sends them beside the reasoning, and needs them back with their signatures."""
+    blocks: list[dict[str, Any]] = [
+        {"type": "thinking", "thinking": "a", "signature": None},
+        {"type": "thinking", "thinking": "b", "signature": ""},
+        {"type": "thinking", "thinking": "", "signature": "s"},
+        {"type": "redacted_thinking", "data": "e"},
+        {"type": "thinking", "thinking": "c"},
+    ]
+    deltas = [{"reasoning_content": block.get("thinking"), "thinking_blocks": [block]} for block in blocks]
+    reading = read(*map(chunk, deltas), chunk({"content": "d"}))
+    (message,) = reading.outputs[0].messages
+    assert message.parts == [reasoning("abc", "reasoning_content"), TextPart("d")]
+    assert message.provider_metadata == {
+        "openai": {
+            "thinking_blocks": [
+                {"type": "thinking", "signature": "s", "thinking": "ab"},
+                {"type": "redacted_thinking", "data": "e"},
+                {"type": "thinking", "thinking": "c"},
+            ]
+        }
+    }
+
+
+@pytest.mark.parametrize("steps", [[[1], [2], [3]], [[1], [1, 2], [1, 2, 3]], [[1, 2], [3]]])
+def test_a_list_that_is_not_known_comes_piece_by_piece_or_grows(steps: list[list[int]]) -> None:
+    reading = read(*(chunk({"content": "a", "reasoning_steps": step}) for step in steps))
+    (message,) = reading.outputs[0].messages
+    assert message.provider_metadata == {"openai": {"reasoning_steps": [1, 2, 3]}}
 
 
 def test_choices_interleave() -> None:

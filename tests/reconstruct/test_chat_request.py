@@ -215,6 +215,7 @@ def test_tools() -> None:
                 {"type": "function", "function": {"name": "g"}, "cache_control": {"type": "ephemeral"}},
                 {"type": "custom", "custom": {"name": "h", "format": {"type": "text"}}},
                 {"type": "web_search", "limit": 3},
+                {"type": "builtin_function", "function": {"name": "$web_search"}},
             ],
             "functions": [{"name": "old", "parameters": schema}],
         }
@@ -224,6 +225,7 @@ def test_tools() -> None:
         Tool("g"),
         Tool("h", None, {"type": "custom", "format": {"type": "text"}}),
         Tool("web_search", None, {"type": "web_search", "limit": 3}),
+        Tool("$web_search", None, {"type": "builtin_function"}),
         Tool("old", None, schema),
     )
     assert reading.options == {"tools": {"f": {"strict": True}}}

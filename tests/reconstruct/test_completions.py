@@ -73,3 +73,17 @@ def test_a_whole_body() -> None:
         Output(0, (Message("assistant", [TextPart("a")]),), "stop"),
         Output(1, (), None),
     )
+
+
+def test_the_messages_of_chat_completions() -> None:
+    """Mistral's `/fim/completions` and `/agents/completions`."""
+    answer = Output(0, (Message("assistant", [TextPart("ab")]),), "stop")
+    machine = Machine()
+    machine.whole({"choices": [{"index": 0, "message": {"content": "ab"}, "finish_reason": "stop"}]})
+    assert machine.finish().outputs == (answer,)
+    machine = Machine()
+    assert machine.event("", {"choices": [{"delta": {"role": "assistant", "content": "a"}}]})
+    machine.event("", {"choices": [{"delta": {"content": "b"}, "finish_reason": "stop"}]})
+    assert machine.finish().outputs == (answer,)
+    asked = read_request({"agent_id": "ag", "messages": [{"role": "user", "content": "q"}]})
+    assert (asked.input, asked.options) == ((Message("user", [TextPart("q")]),), {"agent_id": "ag"})

@@ -64,7 +64,11 @@ def summary(turn: Turn, position: int) -> dict[str, Any]:
     return {
         "text": "".join(part.text for part in parts if isinstance(part, TextPart)),
         "reasoning": "".join(part.text for part in parts if isinstance(part, ReasoningPart)),
-        "calls": [(p.name, p.tool_call_id, p.arguments) for p in parts if isinstance(p, ToolCallPart)],
+        "calls": [
+            (p.name, p.tool_call_id, p.arguments)
+            for p in parts
+            if isinstance(p, ToolCallPart) and not p.server_executed
+        ],
         "finish": turn.outputs[position].finish_reason,
     }
 

@@ -17,6 +17,8 @@ from llmproxy.reconstruct.http_error import HttpError, read_http_error
         (b'{"detail": [{"msg": "m"}]}', '{"detail": [{"msg": "m"}]}', {"detail": [{"msg": "m"}]}),
         (b'{"type": "error", "error": {"type": "t", "message": "m"}}', "m", None),
         (b'[{"error": {"code": 400, "message": "m"}}]', "m", [{"error": {"code": 400, "message": "m"}}]),
+        (b'{"success": false, "errors": [{"code": 7009, "message": "m"}], "error": null}', "m", None),
+        (b'{"errors": []}', '{"errors": []}', {"errors": []}),
         (b'"m"', "m", "m"),
         (b"{}", "HTTP 502", {}),
         (b"null", "HTTP 502", None),

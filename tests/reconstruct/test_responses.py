@@ -217,7 +217,8 @@ def test_first_output() -> None:
 
 
 def test_unknown_events_are_noted_once() -> None:
-    assert read([event("dream.delta"), event("dream.delta"), event("web_search_call.searching")]).notes == (
+    progress = [event("web_search_call.searching"), event("telepathy_call.sensing"), event("compaction.compacting")]
+    assert read([event("dream.delta"), event("dream.delta"), *progress]).notes == (
         "unknown event: response.dream.delta",
     )
 

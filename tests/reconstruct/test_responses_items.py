@@ -101,6 +101,24 @@ def test_message_content(content: Any, parts: list[Part]) -> None:
             [ReasoningPart("t")],
         ),
         (
+            {
+                "type": "reasoning",
+                "id": "rs",
+                "content": [{"type": "reasoning_text", "text": "t"}],
+                "signature": "s",
+                "format": "anthropic-claude-v1",
+            },
+            [ReasoningPart("t", provider_metadata=openai(id="rs", signature="s", format="anthropic-claude-v1"))],
+        ),
+        (
+            {"type": "computer_call", "call_id": "c", "actions": [{"type": "wait"}], "pending_safety_checks": []},
+            [
+                ToolCallPart(
+                    "computer", {"actions": [{"type": "wait"}]}, "c", provider_metadata=openai(type="computer_call")
+                )
+            ],
+        ),
+        (
             {"type": "compaction", "id": "cmp", "encrypted_content": "e"},
             [AttachmentPart(None, openai(type="compaction", id="cmp", encrypted_content="e"))],
         ),
@@ -257,6 +275,36 @@ def test_hosted_shell_answers_itself() -> None:
     assert json.loads(result.output) == [{"stdout": "x", "stderr": ""}]
 
 
+def test_a_program_that_calls_tools_is_run_by_the_provider() -> None:
+    program = {"type": "program", "id": "p", "call_id": "c", "code": "f()", "fingerprint": "x"}
+    call = {**CALL, "caller": {"type": "program", "call_id": "c"}}
+    output = {"type": "program_output", "id": "o", "call_id": "c", "result": "42", "status": "completed"}
+    asked, tool, answered = read(program, call, RESULT, output, role="assistant")
+    assert asked.parts == [
+        ToolCallPart("program", {"code": "f()"}, "c", True, openai(type="program", fingerprint="x")),
+        ToolCallPart("f", {"a": 1}, "c1", provider_metadata=openai(caller={"type": "program", "call_id": "c"})),
+    ]
+    assert tool.role == "tool"
+    assert answered.parts == [
+        ToolResultPart("program", "42", "c", server_executed=True, provider_metadata=openai(type="program_output"))
+    ]
+
+
+def test_the_local_shells_output_names_its_call_by_its_own_id() -> None:
+    call = {"type": "local_shell_call", "id": "ls", "call_id": "c", "action": {"command": ["ls"]}}
+    _, tool = read(call, {"type": "local_shell_call_output", "id": "c", "output": "x", "status": "completed"})
+    assert isinstance(tool.parts[0], ToolResultPart)
+    assert (tool.parts[0].name, tool.parts[0].tool_call_id) == ("local_shell", "c")
+
+
+@pytest.mark.parametrize("kind", ["compaction_trigger", "configuration_update", "additional_tools", "item_reference"])
+def test_what_only_has_to_be_sent_back_is_kept(kind: str) -> None:
+    notes = Notes()
+    (message,) = read_items([{"type": kind, "id": "x"}], notes, default_role="user")
+    assert message.parts == [AttachmentPart(None, openai(type=kind, id="x"))]
+    assert list(notes) == []
+
+
 def test_tool_search_without_call_id_is_joined_to_its_search() -> None:
     search = {"type": "tool_search_call", "id": "tsc", "call_id": None, "execution": "server", "arguments": {"q": "x"}}
     found = {
@@ -283,6 +331,24 @@ def test_approvals() -> None:
     assert answered.role == "tool"
     assert isinstance(answered.parts[0], ToolResultPart)
     assert answered.parts[0].output == "approved"
+
+
+def test_a_call_of_an_unknown_kind_is_a_call() -> None:
+    notes = Notes()
+    items = [
+        {"type": "ai_search_call", "id": "x", "call_id": "c", "arguments": '{"q": 1}', "index": "i"},
+        {"type": "ai_search_call_output", "id": "y", "call_id": "c", "output": "found", "status": "completed"},
+        {"type": "dream_call_output", "id": "z", "call_id": "d", "output": "lost"},
+    ]
+    answer, lost = read_items(items, notes, default_role="assistant")
+    assert answer.parts == [
+        ToolCallPart("ai_search", {"q": 1}, "c", True, openai(type="ai_search_call", index="i")),
+        ToolResultPart(
+            "ai_search", "found", "c", server_executed=True, provider_metadata=openai(type="ai_search_call_output")
+        ),
+    ]
+    assert lost.parts == [AttachmentPart(None, openai(**items[2]))]
+    assert list(notes) == ["unknown item: ai_search_call", "unknown item: dream_call_output"]
 
 
 def test_what_is_not_known_is_kept_and_noted() -> None:

@@ -1,6 +1,7 @@
 """Threads: which turns make one conversation, in whichever order they are ingested."""
 
 import dataclasses
+import json
 from collections.abc import Callable
 from typing import Any
 
@@ -103,6 +104,8 @@ ECHOES: dict[str, tuple[Message, list[Message]]] = {
     "nothing": (Message("assistant"), [assistant("")]),
     "space trimmed": (assistant(" a\n"), [assistant("a")]),
     "line ends changed": (assistant("a\r\nb"), [assistant("a\nb")]),
+    "words in place of nothing (chatlas)": (assistant("\n\n"), [assistant("[empty string]")]),
+    "words in place of nothing (Claude Code)": (Message("assistant"), [assistant("(no content)")]),
     "a list of parts": (assistant("ab"), [Message("assistant", [TextPart("a"), TextPart("b")])]),
     "several messages": (assistant("a\n\nb"), [assistant("a"), assistant("b")]),
     "metadata dropped": (
@@ -177,6 +180,22 @@ ECHOES: dict[str, tuple[Message, list[Message]]] = {
             )
         ],
     ),
+    "an object written anew": (
+        assistant('{\n  "name": "Zo\\u00eb \\/ x",\n  "price": 2.0, "tags": ["a b"]\n}\n'),
+        [assistant('{"price":2,"tags":["a b"],"name":"Zoë / x"}')],
+    ),
+    "a list written anew": (assistant('[{"b": 1, "a": null}]'), [assistant('[\n {"a": null, "b": 1}\n]')]),
+    "an object as Python writes it": (assistant('{"ok": true, "x": null}'), [assistant("{'x': None, 'ok': True}")]),
+    "an object out of its fence": (assistant('```json\n{"b": 1, "a": 2}\n```'), [assistant('{"a":2,"b":1}')]),
+    "a fence left out": (assistant("```sql\nselect 1\n```\n"), [assistant("select 1")]),
+    "thoughts in other tags cut out": (
+        assistant("<thought>hm</thought>a<thinking>\nso\n</thinking>\nb [THINK]x[/THINK]"),
+        [assistant("a\nb")],
+    ),
+    "typographic quotes and dashes in ASCII": (
+        assistant("It\u2019s \u201chere\u201d \u2013 3\u202fkm\u2026 or\u2014"),
+        [assistant('It\'s "here" - 3 km... or--')],
+    ),
     "no code, and yet its end (smolagents)": (assistant("no code at all"), [assistant("no code at all</code>")]),
 }
 
@@ -196,6 +215,23 @@ def test_an_answer_that_went_on_with_the_assistants_message_is_echoed_as_one() -
     second = recordings.exchange([user("q"), assistant('{"x": 1}'), user("q2")], assistant("a2"))
     recordings.write()
     assert recordings.threads()[second] == first
+
+
+@pytest.mark.parametrize(
+    ("answer", "echo", "is_echo"),
+    [
+        ('{"x": 1}', '{"x": 1}', True),  # Mistral
+        ('"x": 1}', '{"x": 1}', True),  # DeepSeek
+        ('{"x": 1}', '{{"x": 1}', False),
+    ],
+)
+def test_an_answer_may_repeat_the_prefix_that_it_was_given(answer: str, echo: str, is_echo: bool) -> None:
+    recordings = Recordings()
+    prefix = Message("assistant", [TextPart("{")], {"openai": {"prefix": True}})
+    first = recordings.exchange([user("q"), prefix], assistant(answer))
+    second = recordings.exchange([user("q"), assistant(echo), user("q2")], assistant("a2"))
+    recordings.write()
+    assert (recordings.threads()[second] == first) == is_echo
 
 
 @pytest.mark.parametrize(
@@ -220,6 +256,57 @@ def test_a_call_that_the_provider_refused_is_echoed(generated: object, is_echoed
     )
     recordings.write()
     assert (recordings.threads()[second] == first) == is_echoed
+
+
+FORCED = [
+    "required",
+    {"type": "any"},
+    {"type": "tool", "name": "f"},
+    {"type": "function", "function": {"name": "f"}},
+]
+
+
+@pytest.mark.parametrize("order", [[0, 1, 2], [2, 1, 0]])
+@pytest.mark.parametrize("choice", FORCED)
+def test_structured_output_by_a_tool_is_echoed_as_text_or_as_the_call(choice: Any, order: list[int]) -> None:
+    recordings = Recordings()
+    answer = assistant("", call(CALL, output=7, unit="km"))
+    first = recordings.exchange([user("q")], answer, options={"tool_choice": choice})
+    as_text = recordings.exchange([user("q"), assistant('{"unit":"km","output":7}'), user("q2")], assistant("a"))
+    as_call = recordings.exchange([user("q"), answer, result(CALL, "r")], assistant("b"))
+    recordings.write(order)
+    parents = dict(recordings.db.execute("select turn_id, parent_turn_id from llmproxy_turns").fetchall())
+    assert parents == {first: None, as_text: first, as_call: first}
+
+
+@pytest.mark.parametrize("data", [{"title": "a", "n": 1.0}, ["a", {"b": 2}], "a", 7])
+def test_structured_output_is_echoed_without_its_wrapper(data: Any) -> None:
+    """As ellmer and chatlas do."""
+    recordings = Recordings()
+    answer = assistant("", call(CALL, "_structured_tool_call", data=data))
+    first = recordings.exchange([user("q")], answer, options={"tool_choice": FORCED[2]})
+    second = recordings.exchange([user("q"), assistant(json.dumps(data, indent=1)), user("q2")], assistant("a"))
+    recordings.write()
+    assert recordings.threads()[second] == first
+
+
+@pytest.mark.parametrize(
+    ("choice", "answer", "echo"),
+    [
+        ("auto", assistant("", call(CALL, output=7)), '{"output": 7}'),
+        (None, assistant("", call(CALL, output=7)), '{"output": 7}'),
+        ("required", assistant("", call(CALL, output=7)), '{"output": 8}'),
+        ("required", assistant("", call(CALL, output=7), call(CALL_2, output=7)), '{"output": 7}'),
+        # Without its id the call is known by what it says alone.
+        ("required", assistant("", call("call_0", output=7)), '{"output": 7}'),
+    ],
+)
+def test_an_object_as_text_is_no_echo_of_any_call(choice: Any, answer: Message, echo: str) -> None:
+    recordings = Recordings()
+    first = recordings.exchange([user("q")], answer, options={"tool_choice": choice})
+    second = recordings.exchange([user("q"), assistant(echo), user("q2")], assistant("a"))
+    recordings.write()
+    assert recordings.threads() == {first: first, second: second}
 
 
 def test_an_old_result_that_the_agent_cut_out_does_not_break_the_thread() -> None:
@@ -263,6 +350,16 @@ NOT_ECHOES: dict[str, tuple[Message, Message]] = {
         assistant("", call(CALL, x=1)),
         assistant(f"Calling tools:\n[{{'id': '{CALL_2}', 'function': {{'name': 'f', 'arguments': {{'x': 2}}}}}}]"),
     ),
+    "words in place of something": (assistant("a"), assistant("[empty string]")),
+    "another object": (assistant('{"a": 1, "b": 2}'), assistant('{"a": 2, "b": 1}')),
+    "an object with another space in its words": (assistant('{"a": "b\\tc"}'), assistant('{"a": "b\\nc"}')),
+    "another type of value": (assistant('{"a": 1}'), assistant('{"a": "1"}')),
+    "another order of a list": (assistant('["a", "b"]'), assistant('["b", "a"]')),
+    "an object that was cut": (assistant('{"a": 1, "b": 2}'), assistant('{"a": 1')),
+    "an object too deep to be one": (assistant("[" * 900 + "]" * 900), assistant("[" * 901 + "]" * 901)),
+    "the fence of another code": (assistant("```\na\n```"), assistant("```\nb\n```")),
+    "all of it a thought, but for another word": (assistant("<thinking>a</thinking>b"), assistant("c")),
+    "a thought that does not end": (assistant("<thinking>a"), assistant("<thinking>b")),
     "a text that only begins as calls do": (assistant("a"), assistant("a\nCalling tools:\n[{'id': \\d")),
     "calls that are no JSON": (assistant("a"), assistant("a\nCalling tools:\n[{'id': {b'x', 1j}}]")),
     "another call": (assistant("", call(CALL, x=1)), assistant("", call(CALL_2, x=2))),
@@ -280,6 +377,20 @@ def test_what_another_conversation_says_is_no_echo(answer: Message, other: Messa
     second = recordings.exchange([user("q"), other, user("q2")], assistant("a2"))
     recordings.write()
     assert recordings.threads() == {first: first, second: second}
+
+
+def test_of_answers_that_differ_in_form_alone_the_one_that_is_echoed_to_the_letter() -> None:
+    recordings = Recordings()
+    forms = [
+        '{"a": 1, "b": 2}',
+        '```json\n{"a": 1, "b": 2}\n```',
+        '{"b":2,"a":1}',
+        "<thinking>x</thinking>{'b':2,'a':1}",
+    ]
+    answers = [recordings.exchange([user("q")], assistant(form)) for form in forms]
+    goes_on = [recordings.exchange([user("q"), assistant(form), user("q2")], assistant("a2")) for form in forms]
+    recordings.write()
+    assert [recordings.threads()[id] for id in goes_on] == answers
 
 
 def test_system_prompts_are_not_part_of_the_key() -> None:
@@ -320,6 +431,48 @@ def test_the_ids_of_items_tell_equal_conversations_apart() -> None:
     recordings.write([2, 3, 0, 1, 4])
     assert recordings.threads() == {one: one, two: two, one_more: one, two_more: two, unsaid: unsaid}
     assert recordings.forks()[unsaid] == two
+
+
+ITEM, ITEM_2 = "msg_0a098396a8feca410068caae3b47", "msg_67ccd3acc8d48190a77525dc6de6"
+
+
+@pytest.mark.parametrize("order", [[0, 1, 2], [2, 1, 0]])
+@pytest.mark.parametrize(("echoed", "is_named"), [(ITEM, True), (ITEM_2, False), (None, False), ("msg_1", False)])
+def test_an_answers_id_names_it_where_the_history_before_it_was_cut(
+    echoed: str | None, is_named: bool, order: list[int]
+) -> None:
+    recordings = Recordings()
+
+    def said(item: str) -> dict[str, Any]:
+        output = [{"type": "message", "role": "assistant", "id": item}]
+        return {"api": "responses", "response_json": {"output": output}}
+
+    long = [user("q"), assistant("a"), user("q2")]
+    first = recordings.exchange(long, assistant("b"), **said(ITEM if echoed == ITEM else "msg_1"))
+    other = recordings.exchange([user("x")], assistant("b"), **said("msg_2"))
+    cut = recordings.exchange([assistant("b"), user("q3")], assistant("c"), **said("msg_3"), echoed_item=echoed)
+    recordings.write(order)
+    assert recordings.threads() == {first: first, other: other, cut: first if is_named else cut}
+
+
+@pytest.mark.parametrize("order", [[0, 1, 2, 3], [3, 2, 1, 0]])
+def test_a_call_that_comes_back_by_the_id_of_its_item_tells_equal_conversations_apart(order: list[int]) -> None:
+    """As chatlas sends it back."""
+    recordings = Recordings()
+
+    def said(item: str) -> dict[str, Any]:
+        return {"api": "responses", "response_json": {"output": [{"type": "function_call", "id": item}]}}
+
+    def echo(item: str) -> list[Message]:
+        return [user("q"), assistant("", call(item, x=1)), result(item, "r")]
+
+    items = ["fc_0f9e576c8c577a130169fb7cbaa9", "fc_03b91364924fb0280169fb7cda61"]
+    one = recordings.exchange([user("q")], assistant("", call(CALL, x=1)), **said(items[0]))
+    two = recordings.exchange([user("q")], assistant("", call(CALL_2, x=1)), **said(items[1]))
+    one_more = recordings.exchange(echo(items[0]), assistant("a"), api="responses")
+    two_more = recordings.exchange(echo(items[1]), assistant("a"), api="responses")
+    recordings.write(order)
+    assert recordings.threads() == {one: one, two: two, one_more: one, two_more: two}
 
 
 @pytest.mark.parametrize(

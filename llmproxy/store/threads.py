@@ -271,7 +271,7 @@ class Threads:
             for (turn_id,) in rows.fetchall():
                 self._store.move_turn(turn_id, new)
             self._db.execute("update llmproxy_turns set thread_id = ? where exchange_id = ?", [new, exchange])
-            self._db.execute("update llmproxy_exchanges set thread_id = ? where id = ?", [new, exchange])
+            self._db.execute("update llmproxy_exchange_rows set thread_id = ? where id = ?", [new, exchange])
             for child in self._children(exchange):
                 if child.thread_id == old:
                     following.append(child.exchange_id)

@@ -196,3 +196,12 @@ def m009_header_sets(db: Database) -> None:
         "create trigger llmproxy_exchanges_delete instead of delete on llmproxy_exchanges"
         " begin delete from llmproxy_exchange_rows where id = old.id; end"
     )
+
+
+@migrations()
+def m010_fewer_indices(db: Database) -> None:
+    # Nothing looks for the exchanges of a thread, whose turns `llm` has an index of.
+    db.execute("drop index llmproxy_exchanges_thread")
+    # An exchange's first turn has its id: only the others are looked for by it.
+    db.execute("drop index llmproxy_turns_exchange_id")
+    db.execute("create index llmproxy_turns_exchange_id on llmproxy_turns(exchange_id) where exchange_id != turn_id")

@@ -23,7 +23,7 @@ from llmproxy.store.items import Item
 from llmproxy.store.parents import Parent, Parents, Wanted, pointable_id
 
 # The turns of an exchange: the first has its id, and only the others are in the index of `exchange_id`.
-_OF_EXCHANGE = "(turn_id = :exchange or exchange_id = :exchange and exchange_id != turn_id)"
+OF_EXCHANGE = "(turn_id = :exchange or exchange_id = :exchange and exchange_id != turn_id)"
 
 
 class ThreadStore(Protocol):
@@ -156,9 +156,9 @@ class Threads:
         row = self._db.execute(
             "select thread_id, parent_exchange_id from llmproxy_turns where turn_id = ?", [exchange_id]
         ).fetchone()
-        turns = f"select turn_id from llmproxy_turns where {_OF_EXCHANGE}"
+        turns = f"select turn_id from llmproxy_turns where {OF_EXCHANGE}"
         self._db.execute(f"delete from llmproxy_tool_calls where turn_id in ({turns})", {"exchange": exchange_id})
-        self._db.execute(f"delete from llmproxy_turns where {_OF_EXCHANGE}", {"exchange": exchange_id})
+        self._db.execute(f"delete from llmproxy_turns where {OF_EXCHANGE}", {"exchange": exchange_id})
         return Former(*row) if row is not None else None
 
     def rejoin(self, exchange_id: str, former: Former) -> None:
@@ -168,7 +168,7 @@ class Threads:
         for child in self._children(exchange_id):
             if is_a_turn:
                 self._db.execute(
-                    f"update llmproxy_turns set parent_turn_id = parent_exchange_id where {_OF_EXCHANGE}"
+                    f"update llmproxy_turns set parent_turn_id = parent_exchange_id where {OF_EXCHANGE}"
                     " and not exists (select 1 from llmproxy_turns as parents"
                     " where parents.turn_id = llmproxy_turns.parent_turn_id)",
                     {"exchange": child.exchange_id},
@@ -178,7 +178,7 @@ class Threads:
                 self._challenge(exchange_id, child.exchange_id)
             else:
                 self._db.execute(
-                    f"update llmproxy_turns set parent_turn_id = null, parent_exchange_id = null where {_OF_EXCHANGE}",
+                    f"update llmproxy_turns set parent_turn_id = null, parent_exchange_id = null where {OF_EXCHANGE}",
                     {"exchange": child.exchange_id},
                 )
                 self._move(child.exchange_id, child.thread_id, child.exchange_id)
@@ -228,7 +228,7 @@ class Threads:
             return
         self._db.execute(
             "update llmproxy_turns set parent_turn_id = :parent, parent_exchange_id = :parent_exchange"
-            f" where {_OF_EXCHANGE}",
+            f" where {OF_EXCHANGE}",
             {"parent": parent.turn_id, "parent_exchange": parent.exchange_id, "exchange": child},
         )
         if old is not None:
@@ -273,10 +273,10 @@ class Threads:
         while following:
             exchange = following.pop()
             moved = {"exchange": exchange, "thread": new}
-            rows = self._db.execute(f"select turn_id from llmproxy_turns where {_OF_EXCHANGE}", moved)
+            rows = self._db.execute(f"select turn_id from llmproxy_turns where {OF_EXCHANGE}", moved)
             for (turn_id,) in rows.fetchall():
                 self._store.move_turn(turn_id, new)
-            self._db.execute(f"update llmproxy_turns set thread_id = :thread where {_OF_EXCHANGE}", moved)
+            self._db.execute(f"update llmproxy_turns set thread_id = :thread where {OF_EXCHANGE}", moved)
             self._db.execute("update llmproxy_exchange_rows set thread_id = ? where id = ?", [new, exchange])
             for child in self._children(exchange):
                 if child.thread_id == old:
@@ -288,7 +288,7 @@ class Threads:
 
     def _name_tools(self, exchange_id: str) -> None:
         rows = self._db.execute(
-            f"select turn_id, tool_set from llmproxy_turns where {_OF_EXCHANGE}", {"exchange": exchange_id}
+            f"select turn_id, tool_set from llmproxy_turns where {OF_EXCHANGE}", {"exchange": exchange_id}
         )
         for turn_id, tool_set in rows.fetchall():
             self._store.name_tools(turn_id, tool_set)

@@ -18,6 +18,7 @@ from llmproxy.store.captured import read_turn
 from llmproxy.store.header_sets import HeaderSets
 from llmproxy.store.open_database import PAGE_BYTES, open_database
 from llmproxy.store.tables import migrations
+from llmproxy.store.threads import OF_EXCHANGE
 from tests.store.conversations import Recordings, assistant, call, result, user
 
 EXCHANGES = "select * from llmproxy_exchanges order by id"
@@ -113,6 +114,23 @@ def test_an_older_database_is_read_as_it_is(tmp_path: Path) -> None:
         assert captured is not None
         assert (captured.input, captured.status) == (turn.input, 200)
         assert [name.encode() for name, _ in captured.headers] == [name for name, _ in exchange.request_headers]
+
+
+@pytest.mark.parametrize(
+    "sql",
+    [
+        f"select turn_id from llmproxy_turns where {OF_EXCHANGE}",
+        f"update llmproxy_turns set thread_id = :thread where {OF_EXCHANGE}",
+        f"delete from llmproxy_turns where {OF_EXCHANGE}",
+        "select max(exchange_id) from llmproxy_turns where thread_id = :thread",
+        "select request_headers from llmproxy_exchanges where id = :exchange",
+        "select request_headers from turns left join llmproxy_exchanges on turn_id = turns.id where turns.id = :thread",
+    ],
+)
+def test_an_index_is_followed(sql: str) -> None:
+    plan = Recordings().db.execute(f"explain query plan {sql}", {"exchange": "", "thread": ""}).fetchall()
+    # One row's own fields are looked through.
+    assert not [step for *_, step in plan if step.startswith(("SCAN", "MATERIALIZE")) and "SCAN field" not in step]
 
 
 def test_exchanges_are_deleted_by_their_old_name() -> None:

@@ -28,13 +28,14 @@ class HeaderSets:
 
     def columns(self, which: str, headers: Sequence[Header]) -> dict[str, int | str | None]:
         """The two columns of `llmproxy_exchange_rows` that hold the fields of a `request` or a `response`."""
-        id, changed = self._shared([[name.decode("latin-1"), value.decode("latin-1")] for name, value in headers])
+        names = hashlib.blake2b(b"\n".join([name for name, _ in headers]), digest_size=8).digest()
+        fields = [[name.decode("latin-1"), value.decode("latin-1")] for name, value in headers]
+        id, changed = self._shared(names, fields)
         return {f"{which}_header_set": id, f"{which}_headers_changed": changed}
 
-    def _shared(self, fields: Fields) -> tuple[int, str | None]:
+    def _shared(self, names: bytes, fields: Fields) -> tuple[int, str | None]:
         """A set, and the values that differ from it: a JSON object by the field's place, None where none does."""
         whole = json_text(fields)
-        names = hashlib.blake2b(json_text([name for name, _ in fields]).encode(), digest_size=8).digest()
         sets = self._db.execute(
             f"select id, fields from llmproxy_header_sets where names = ? order by id limit {_SETS}", [names]
         ).fetchall()

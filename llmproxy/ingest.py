@@ -277,7 +277,7 @@ def _write_exchange(db: Database, recorder: DatabaseRecorder, understood: _Under
 def _write_row(db: Database, recorded: Recorded, reason: str | None) -> None:
     insert(
         db.conn,
-        "llmproxy_exchanges",
+        "llmproxy_exchange_rows",
         {"id": recorded.id, "outcome": "interrupted", "reason": reason, "started_utc": utc(recorded.ended)},
     )
 

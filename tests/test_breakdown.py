@@ -53,7 +53,7 @@ def config(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Config:
     monkeypatch.setitem(sys.modules, "genai_prices", None)  # as if it were not installed
     path = tmp_path / "logs.db"
     db = open_database(path)
-    db["llmproxy_exchanges"].insert_all(ROWS, alter=False)  # type: ignore[union-attr]
+    db["llmproxy_exchange_rows"].insert_all(ROWS, alter=False)  # type: ignore[union-attr]
     db["threads"].insert({"id": "t2", "name": "About cats"})  # type: ignore[union-attr]
     db.close()
     return Config(capture=CaptureConfig(database=path))
@@ -120,7 +120,7 @@ def test_the_command(config: Config) -> None:
     assert "go with --by" in run(config, "--since", "7d").stderr
     assert "8 exchanges" in run(config).stdout
     with sqlite3.connect(config.capture.database_path) as connection:
-        connection.execute("drop table llmproxy_exchanges")
+        connection.execute("drop view llmproxy_exchanges")
     connection.close()
     failed = run(config, "--by", "day")
     assert failed.exit_code == 1 and "cannot be counted" in failed.stderr

@@ -297,7 +297,7 @@ def test_a_conversation_of_the_responses_api_goes_on_there(
 ) -> None:
     write(recorded, home)
     with sqlite3.connect(home / "logs.db") as db:
-        db.execute("update llmproxy_exchanges set api = 'responses'")
+        db.execute("update llmproxy_exchange_rows set api = 'responses'")
     db.close()
     message = {"type": "message", "id": "m1", "role": "assistant", "status": "completed"}
     message["content"] = [{"type": "output_text", "text": "It is sunny.", "annotations": []}]  # type: ignore[assignment]
@@ -316,7 +316,7 @@ def test_the_upstream_of_the_conversation_decides_where_two_have_the_model(
     write(recorded, home)
     with sqlite3.connect(home / "logs.db") as db:
         threads = [row[0] for row in db.execute("select thread_id from llmproxy_exchanges order by id")]
-        db.execute("update llmproxy_exchanges set upstream = 'second' where thread_id = ?", [threads[1]])
+        db.execute("update llmproxy_exchange_rows set upstream = 'second' where thread_id = ?", [threads[1]])
     db.close()
     with provider(TEXT) as one, provider(TEXT) as two:
         use(monkeypatch, home, up={"base_url": f"{one.url}/v1"}, second={"base_url": f"{two.url}/v1"})

@@ -6,6 +6,8 @@ from typing import Any
 
 from condense_json import condense_json
 
+from llmproxy.store.json_text import json_text
+
 # What `condense_json` builds for each payload is a regular expression of all stored text, and its search grows with the
 # square: 0.9 s were seen for a payload of 1 MB whose text the messages do not hold. Larger ones stay as they are.
 SEARCHED_BYTES = 64 * 1024
@@ -37,8 +39,8 @@ def condensed(payload: Any, replacements: Mapping[str, Any]) -> str:
                 for key, value in replacements.items()
                 if not isinstance(value, str) or value in inside or value in whole
             }
-            return json.dumps(condense_json(payload, found))
-    return json.dumps(_replaced(payload, known))
+            return json_text(condense_json(payload, found))
+    return json_text(_replaced(payload, known))
 
 
 def _strings(value: Any) -> Iterator[str]:

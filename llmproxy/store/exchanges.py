@@ -1,4 +1,4 @@
-"""Exchanges as rows of our own table `llmproxy_exchanges`."""
+"""Exchanges as rows of our own table `llmproxy_exchange_rows`, which the view `llmproxy_exchanges` shows."""
 
 import json
 import sqlite3
@@ -50,7 +50,7 @@ def exchange_row(
     reason: str | None,
     bodies: RawBodies | None,
 ) -> dict[str, Any]:
-    """The row of `llmproxy_exchanges` for an exchange.
+    """The row of `llmproxy_exchange_rows` for an exchange, without its header fields (`header_sets`).
 
     - `api`, `turn`: what it was reconstructed as, None where it was not; `reason` says why.
     - `turn_id`, `thread_id`: where the turn was stored, if it was.
@@ -97,8 +97,6 @@ def exchange_row(
         "session": turn.session if turn else None,
         **_asked_with(exchange.request_headers),
         "user_agent": _text(get(exchange.request_headers, b"user-agent")),
-        "request_headers": _header_json(exchange.request_headers),
-        "response_headers": _header_json(exchange.response_headers),
         "request_body": bodies.request if bodies else None,
         "response_body": bodies.response if bodies else None,
         "response_pieces": bodies.pieces if bodies else None,
@@ -119,7 +117,7 @@ def known_exchanges(db: sqlite3.Connection, ids: Sequence[str]) -> set[str]:
     for at in range(0, len(ids), 500):
         some = ids[at : at + 500]
         marks = ",".join("?" * len(some))
-        found.update(row[0] for row in db.execute(f"select id from llmproxy_exchanges where id in ({marks})", some))
+        found.update(row[0] for row in db.execute(f"select id from llmproxy_exchange_rows where id in ({marks})", some))
     return found
 
 
@@ -147,7 +145,3 @@ def _ms(microseconds: int | None) -> float | None:
 
 def _text(value: bytes | None) -> str | None:
     return None if value is None else value.decode("latin-1")
-
-
-def _header_json(headers: Sequence[Header]) -> str:
-    return json.dumps([[name.decode("latin-1"), value.decode("latin-1")] for name, value in headers])

@@ -21,6 +21,7 @@ from sqlite_utils import Database
 from llmproxy.parts import text_of
 from llmproxy.reconstruct.turn import Output, Turn
 from llmproxy.store.exchanges import insert, utc
+from llmproxy.store.json_text import json_text
 from llmproxy.store.log_store import BulkLogStore, response_text
 
 _TAGGED = re.compile(r"\s*<([A-Za-z][\w-]*)>.*</\1>\s*", re.S)
@@ -83,11 +84,11 @@ class TurnStore:
                 "tip_message_hash": tip,
                 "model": turn.model or turn.resolved_model or "unknown",
                 "resolved_model": turn.resolved_model,
-                "options_json": json.dumps(options) if options else None,
+                "options_json": json_text(options) if options else None,
                 "schema_id": self._logs.schema_id(turn.schema),
                 "input_tokens": turn.usage.input_tokens,
                 "output_tokens": turn.usage.output_tokens,
-                "token_details": json.dumps(dict(turn.usage.details)) if turn.usage.details else None,
+                "token_details": json_text(dict(turn.usage.details)) if turn.usage.details else None,
                 "duration_ms": milliseconds,
                 "datetime_utc": utc(started),
                 # Read back with the tools that `turn_tools` names, so written with no others.

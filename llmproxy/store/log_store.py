@@ -2,10 +2,9 @@
 
 `LogStore` asks for each message of a chain whether it is there, and inserts each message and part by itself, asking
 for the table's schema every time: 14 ms for 200 new messages, and 4 ms for 200 known ones. What is written here is the
-same, row for row; a test holds the two together.
+same, row for row, but for the spelling of JSON (`json_text`); a test holds the two together.
 """
 
-import json
 import sqlite3
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -16,6 +15,7 @@ from llm.parts import Message, Part
 from llm.utils import ensure_tool, make_schema_id
 
 from llmproxy.store.condense import condensed
+from llmproxy.store.json_text import json_text
 
 _MAX_VARIABLES = 500
 _TOOL_LISTS = 16
@@ -65,7 +65,7 @@ class BulkLogStore(LogStore):
                     hash,
                     parent,
                     message.role,
-                    json.dumps(message.provider_metadata) if message.provider_metadata else None,
+                    json_text(message.provider_metadata) if message.provider_metadata else None,
                 )
                 for hash, parent, message in chain
             ],
@@ -136,4 +136,4 @@ def _part_row(hash: str, position: int, part: Part) -> tuple[Any, ...]:
     payload: dict[str, Any] = dict(part.to_dict())
     kind = payload.pop("type")
     text = payload.pop("text", None) if kind in ("text", "reasoning") else None
-    return hash, position, kind, payload.get("name"), text, json.dumps(payload) if payload else None
+    return hash, position, kind, payload.get("name"), text, json_text(payload) if payload else None

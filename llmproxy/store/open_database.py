@@ -22,7 +22,7 @@ from llmproxy.store.tables import migrations
 
 CACHE_KIB = 48 * 1024
 # The last page of each large row is half empty, and `llm` has sixty tables and indices that begin with a page each.
-PAGE_BYTES = 2048
+PAGE_BYTES = 1024
 # Who has not gone on with migrating for so long was killed, and who goes on for so long is not migrating.
 STILL_SECONDS = 0.5
 PATIENCE_SECONDS = 5.0

@@ -70,6 +70,13 @@ def wanted(asked: ConversationKeys, turn: Turn, reference: str | None) -> Wanted
     )
 
 
+def pointable_id(turn: Turn) -> str | None:
+    """The provider's id of a response that later requests may point at: those of chat completions never are, those of
+    Messages only in a message thread."""
+    can_be = turn.api == "responses" or (turn.api == "messages" and "thread" in turn.options)
+    return turn.response_id if can_be else None
+
+
 def _kin(turn: Turn) -> bytes:
     system = text_of(message for message in turn.input if message.role == "system")
     return hashlib.blake2b(

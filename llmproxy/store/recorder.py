@@ -21,6 +21,7 @@ from llmproxy.reconstruct.turn import Turn, Usage
 from llmproxy.store.captured import read_tools
 from llmproxy.store.conversation_key import answer_key, conversation_keys, exact_key
 from llmproxy.store.exchanges import REPLAY_HEADER, REPLAYED, exchange_row, insert, known_exchanges, raw_bodies
+from llmproxy.store.header_sets import HeaderSets
 from llmproxy.store.items import Items, answered_items, last_reference
 from llmproxy.store.llm_store import TurnStore
 from llmproxy.store.normal_form import is_random, telling_ids
@@ -50,6 +51,7 @@ class DatabaseRecorder:
         self._parents = Parents(db.conn)
         self._items = Items(db.conn)
         self._threads = Threads(db.conn, self._turns)
+        self._header_sets = HeaderSets(db.conn)
 
     def write(self, exchange: Exchange, reading: Reading) -> None:
         """Write an exchange that is not in the database yet."""
@@ -62,7 +64,7 @@ class DatabaseRecorder:
             if not self._turns.remove_turn(_turn_id(exchange.id, at)):
                 break
         self._turns.remove_empty_thread(exchange.id)
-        self._db.conn.execute("delete from llmproxy_exchanges where id = ?", [exchange.id])
+        self._db.conn.execute("delete from llmproxy_exchange_rows where id = ?", [exchange.id])
         self._write(exchange, reading, keep_raw=True)
         if former is not None:
             self._threads.rejoin(exchange.id, former)
@@ -98,7 +100,9 @@ class DatabaseRecorder:
             reason=reason,
             bodies=bodies,
         )
-        insert(self._db.conn, "llmproxy_exchanges", row)
+        row |= self._header_sets.columns("request", exchange.request_headers)
+        row |= self._header_sets.columns("response", exchange.response_headers)
+        insert(self._db.conn, "llmproxy_exchange_rows", row)
 
     def _is_replayed(self, exchange: Exchange) -> bool:
         """Whether the answer is one that is in this database already, or the replay's own error.

@@ -158,3 +158,50 @@ def m007_session(db: Database) -> None:
 def m008_instructions(db: Database) -> None:
     # So many of the first messages of a turn's input the provider does not carry over. Null: an older version wrote it.
     db.execute("alter table llmproxy_turns add column instructions integer")
+
+
+@migrations()
+def m009_header_sets(db: Database) -> None:
+    # A program's header fields hardly differ from one exchange to the next: see header_sets.py. The table of exchanges
+    # gets another name, and a view its old one. Nothing is rewritten: the rows that are there keep their own fields.
+    db.execute("create table llmproxy_header_sets (id integer primary key, names blob, fields text)")
+    db.execute("create index llmproxy_header_sets_names on llmproxy_header_sets(names)")
+    columns = [row[1] for row in db.execute("pragma table_info(llmproxy_exchanges)").fetchall()]
+    # Views of the user's that read `llmproxy_exchanges` are to go on doing so, and broken ones not to stand in the way.
+    ((before,),) = db.execute("pragma legacy_alter_table").fetchall()
+    db.execute("pragma legacy_alter_table = on")
+    db.execute("alter table llmproxy_exchanges rename to llmproxy_exchange_rows")
+    db.execute(f"pragma legacy_alter_table = {before}")
+    for which in ("request", "response"):
+        db.execute(f"alter table llmproxy_exchange_rows add column {which}_header_set integer")
+        db.execute(f"alter table llmproxy_exchange_rows add column {which}_headers_changed text")
+    shown = {column: f'"{column}"' for column in columns} | {
+        f"{which}_headers": f"""
+            case when {which}_header_set is null then {which}_headers else (
+                select json_group_array(json_array(
+                    json_extract(field.value, '$[0]'),
+                    coalesce(
+                        json_extract({which}_headers_changed, '$."' || field.key || '"'),
+                        json_extract(field.value, '$[1]')
+                    )
+                ))
+                from llmproxy_header_sets, json_each(llmproxy_header_sets.fields) as field
+                where llmproxy_header_sets.id = {which}_header_set
+            ) end as {which}_headers"""
+        for which in ("request", "response")
+    }
+    db.execute(f"create view llmproxy_exchanges as select {', '.join(shown.values())} from llmproxy_exchange_rows")
+    # Whoever keeps the database small by hand goes on doing so.
+    db.execute(
+        "create trigger llmproxy_exchanges_delete instead of delete on llmproxy_exchanges"
+        " begin delete from llmproxy_exchange_rows where id = old.id; end"
+    )
+
+
+@migrations()
+def m010_fewer_indices(db: Database) -> None:
+    # Nothing looks for the exchanges of a thread, whose turns `llm` has an index of.
+    db.execute("drop index llmproxy_exchanges_thread")
+    # An exchange's first turn has its id: only the others are looked for by it.
+    db.execute("drop index llmproxy_turns_exchange_id")
+    db.execute("create index llmproxy_turns_exchange_id on llmproxy_turns(exchange_id) where exchange_id != turn_id")

@@ -20,7 +20,10 @@ from llmproxy.reconstruct.turn import Turn
 from llmproxy.store.conversation_key import Key
 from llmproxy.store.exchanges import insert
 from llmproxy.store.items import Item
-from llmproxy.store.parents import Parent, Parents, Wanted
+from llmproxy.store.parents import Parent, Parents, Wanted, pointable_id
+
+# The turns of an exchange: the first has its id, and only the others are in the index of `exchange_id`.
+OF_EXCHANGE = "(turn_id = :exchange or exchange_id = :exchange and exchange_id != turn_id)"
 
 
 class ThreadStore(Protocol):
@@ -120,7 +123,7 @@ class Threads:
                     "echoed_item": wanted.echoed,
                     "wanted_call": wanted.call,
                     "wanted_item": wanted.item,
-                    "response_id": turn.response_id,
+                    "response_id": pointable_id(turn),
                     "conversation": turn.conversation,
                     "session": wanted.session,
                     "tool_set": tool_set,
@@ -151,11 +154,11 @@ class Threads:
     def leave(self, exchange_id: str) -> Former | None:
         """Take a turn out of the index, to enter it anew; None where it is not in it. `rejoin` comes after."""
         row = self._db.execute(
-            "select thread_id, parent_exchange_id from llmproxy_turns where exchange_id = ? limit 1", [exchange_id]
+            "select thread_id, parent_exchange_id from llmproxy_turns where turn_id = ?", [exchange_id]
         ).fetchone()
-        turns = "select turn_id from llmproxy_turns where exchange_id = ?"
-        self._db.execute(f"delete from llmproxy_tool_calls where turn_id in ({turns})", [exchange_id])
-        self._db.execute("delete from llmproxy_turns where exchange_id = ?", [exchange_id])
+        turns = f"select turn_id from llmproxy_turns where {OF_EXCHANGE}"
+        self._db.execute(f"delete from llmproxy_tool_calls where turn_id in ({turns})", {"exchange": exchange_id})
+        self._db.execute(f"delete from llmproxy_turns where {OF_EXCHANGE}", {"exchange": exchange_id})
         return Former(*row) if row is not None else None
 
     def rejoin(self, exchange_id: str, former: Former) -> None:
@@ -165,17 +168,18 @@ class Threads:
         for child in self._children(exchange_id):
             if is_a_turn:
                 self._db.execute(
-                    "update llmproxy_turns set parent_turn_id = parent_exchange_id where exchange_id = ?"
-                    " and parent_turn_id not in (select turn_id from llmproxy_turns where exchange_id = ?)",
-                    [child.exchange_id, exchange_id],
+                    f"update llmproxy_turns set parent_turn_id = parent_exchange_id where {OF_EXCHANGE}"
+                    " and not exists (select 1 from llmproxy_turns as parents"
+                    " where parents.turn_id = llmproxy_turns.parent_turn_id)",
+                    {"exchange": child.exchange_id},
                 )
                 if self._column(child.exchange_id, "tool_set") != self._column(exchange_id, "tool_set"):
                     self._name_tools(child.exchange_id)
                 self._challenge(exchange_id, child.exchange_id)
             else:
                 self._db.execute(
-                    "update llmproxy_turns set parent_turn_id = null, parent_exchange_id = null where exchange_id = ?",
-                    [child.exchange_id],
+                    f"update llmproxy_turns set parent_turn_id = null, parent_exchange_id = null where {OF_EXCHANGE}",
+                    {"exchange": child.exchange_id},
                 )
                 self._move(child.exchange_id, child.thread_id, child.exchange_id)
                 self._store.fork_thread(child.exchange_id, None)
@@ -215,7 +219,7 @@ class Threads:
     def _adopt(self, child: str) -> None:
         row = self._db.execute(
             "select parent_exchange_id, wanted_key, wanted_key_without_ids, wanted_exact, echoed_item, wanted_call,"
-            " session, kin, wanted_item from llmproxy_turns where exchange_id = ? limit 1",
+            " session, kin, wanted_item from llmproxy_turns where turn_id = ?",
             [child],
         ).fetchone()
         old = row[0]
@@ -223,8 +227,9 @@ class Threads:
         if parent is None or parent.exchange_id == old:
             return
         self._db.execute(
-            "update llmproxy_turns set parent_turn_id = ?, parent_exchange_id = ? where exchange_id = ?",
-            [parent.turn_id, parent.exchange_id, child],
+            "update llmproxy_turns set parent_turn_id = :parent, parent_exchange_id = :parent_exchange"
+            f" where {OF_EXCHANGE}",
+            {"parent": parent.turn_id, "parent_exchange": parent.exchange_id, "exchange": child},
         )
         if old is not None:
             # Out of the old parent's thread, which another of its children may go on with now.
@@ -267,11 +272,12 @@ class Threads:
         following: list[str] = [first]
         while following:
             exchange = following.pop()
-            rows = self._db.execute("select turn_id from llmproxy_turns where exchange_id = ?", [exchange])
+            moved = {"exchange": exchange, "thread": new}
+            rows = self._db.execute(f"select turn_id from llmproxy_turns where {OF_EXCHANGE}", moved)
             for (turn_id,) in rows.fetchall():
                 self._store.move_turn(turn_id, new)
-            self._db.execute("update llmproxy_turns set thread_id = ? where exchange_id = ?", [new, exchange])
-            self._db.execute("update llmproxy_exchanges set thread_id = ? where id = ?", [new, exchange])
+            self._db.execute(f"update llmproxy_turns set thread_id = :thread where {OF_EXCHANGE}", moved)
+            self._db.execute("update llmproxy_exchange_rows set thread_id = ? where id = ?", [new, exchange])
             for child in self._children(exchange):
                 if child.thread_id == old:
                     following.append(child.exchange_id)
@@ -281,17 +287,18 @@ class Threads:
         self._point(new)
 
     def _name_tools(self, exchange_id: str) -> None:
-        rows = self._db.execute("select turn_id, tool_set from llmproxy_turns where exchange_id = ?", [exchange_id])
+        rows = self._db.execute(
+            f"select turn_id, tool_set from llmproxy_turns where {OF_EXCHANGE}", {"exchange": exchange_id}
+        )
         for turn_id, tool_set in rows.fetchall():
             self._store.name_tools(turn_id, tool_set)
 
     def _point(self, thread: str) -> None:
         row = self._db.execute(
-            "select turn_id from llmproxy_turns where thread_id = ? and exchange_id ="
-            " (select max(exchange_id) from llmproxy_turns where thread_id = ?) order by rowid limit 1",
-            [thread, thread],
+            "select max(exchange_id) from llmproxy_turns where thread_id = ?",
+            [thread],
         ).fetchone()
-        if row is not None:
+        if row[0] is not None:
             self._store.point_thread(thread, row[0])
         else:
             self._db.execute("delete from threads where id = ?", [thread])
@@ -299,13 +306,11 @@ class Threads:
     def _children(self, parent: str, child: str | None = None) -> list[_Child]:
         sql = "select distinct exchange_id, thread_id, kin from llmproxy_turns where "
         if child is not None:
-            rows = self._db.execute(sql + "exchange_id = ? and parent_exchange_id = ?", [child, parent])
+            rows = self._db.execute(sql + "turn_id = ? and parent_exchange_id = ?", [child, parent])
         else:
             rows = self._db.execute(sql + "parent_exchange_id = ?", [parent])
         return [_Child(*row) for row in rows.fetchall()]
 
     def _column(self, exchange_id: str, column: str) -> Any:
-        row = self._db.execute(
-            f"select {column} from llmproxy_turns where exchange_id = ? limit 1", [exchange_id]
-        ).fetchone()
+        row = self._db.execute(f"select {column} from llmproxy_turns where turn_id = ?", [exchange_id]).fetchone()
         return row[0] if row is not None else None

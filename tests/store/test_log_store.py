@@ -131,7 +131,15 @@ TURNS = [
 
 def contents(db: Database) -> dict[str, list[tuple[Any, ...]]]:
     tables = ("messages", "parts", "part_attachments", "attachments", "schemas", "tools", "turns", "turn_tools")
-    return {table: db.execute(f"select * from {table} order by 1, 2").fetchall() for table in (*tables, "turn_search")}
+    return {
+        table: [tuple(map(meaning, row)) for row in db.execute(f"select * from {table} order by 1, 2").fetchall()]
+        for table in (*tables, "turn_search")
+    }
+
+
+def meaning(value: Any) -> Any:
+    """JSON may be spelled in more than one way."""
+    return json.loads(value) if isinstance(value, str) and value[:1] in ("{", "[") else value
 
 
 def test_the_same_rows_as_llm_itself_writes(tmp_path: Path) -> None:
@@ -180,6 +188,31 @@ def test_a_long_chain_is_stored_once(tmp_path: Path) -> None:
         )
     assert db.execute("select count(*) from messages").fetchone() == (1201 + 1 + 2,)
     assert store.history("again") == [*input, ANSWER, QUESTION[1], ANSWER]
+
+
+def test_what_is_not_latin_takes_no_more_room_than_it_was_sent_with(tmp_path: Path) -> None:
+    db = open_database(tmp_path / "logs.db")
+    store = TurnStore(db)
+    store.ensure_thread("thread", (), None, STARTED)
+    text = "幸せな家族はどれも似ている。每个不幸的家庭各有不幸。"
+    said = Message("assistant", [ToolCallPart("look", {"at": text}, "call_1")])
+    turn = Turn("chat.completions", "m", (Message("tool", [ToolResultPart("look", text, "call_0")]),))
+    turn = replace(turn, response_json={"odd": text, "half": "\ud83d"}, options={"user": text})
+    store.write_turn(
+        turn,
+        Output(0, (said,)),
+        turn_id="turn",
+        thread_id="thread",
+        input=turn.input,
+        tool_set=None,
+        started=STARTED,
+        milliseconds=None,
+    )
+    assert db.execute("select count(*) from parts where instr(payload, ?)", [text]).fetchone() == (2,)
+    assert db.execute("select instr(options_json, ?) > 0 from turns", [text]).fetchone() == (1,)
+    assert store.history("turn") == [*turn.input, said]
+    assert LogStore(db).turn_response_json("turn") == turn.response_json
+    assert LogStore(db).verify() == []
 
 
 words = st.text(alphabet="ab$", max_size=4)

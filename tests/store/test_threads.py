@@ -604,13 +604,14 @@ def test_several_choices_are_turns_on_one_parent_and_each_can_go_on() -> None:
 
 def test_previous_response_id_and_conversation() -> None:
     recordings = Recordings()
-    first = recordings.exchange([system("i1"), user("q")], assistant("a"), response_id="resp_1", instructions=1)
+    responses: dict[str, Any] = {"api": "responses", "instructions": 1}
+    first = recordings.exchange([system("i1"), user("q")], assistant("a"), response_id="resp_1", **responses)
     second = recordings.exchange(
         [system("i2"), user("q2")],
         assistant("a2"),
         previous_response_id="resp_1",
         response_id="resp_2",
-        instructions=1,
+        **responses,
     )
     third = recordings.exchange([user("q3")], assistant("a3"), previous_response_id="resp_2")
     fork = recordings.exchange([user("q3 again")], assistant("a4"), previous_response_id="resp_2")
@@ -662,9 +663,9 @@ def test_a_message_thread_keeps_the_system_prompt_and_the_tools() -> None:
 def test_a_developers_message_is_carried_over_and_instructions_are_not() -> None:
     recordings = Recordings()
     begun = [system("i1"), system("dev"), user("q")]
-    first = recordings.exchange(begun, assistant("a"), response_id="r1", instructions=1)
+    first = recordings.exchange(begun, assistant("a"), response_id="r1", instructions=1, api="responses")
     told = [system("dev 2"), user("q2")]
-    recordings.exchange(told, assistant("a2"), previous_response_id="r1", response_id="r2")
+    recordings.exchange(told, assistant("a2"), previous_response_id="r1", response_id="r2", api="responses")
     last = [system("i3"), user("q3")]
     recordings.exchange(last, assistant("a3"), previous_response_id="r2", instructions=1)
     recordings.write()

@@ -402,7 +402,7 @@ def test_raw_bodies_are_kept_as_configured(tmp_path: Path) -> None:
 def test_what_is_a_turn_already_is_read_again_and_stays_what_it_is(tmp_path: Path, raw: str) -> None:
     recorded(capture(tmp_path), "one", "two")
     assert asyncio.run(ingest(capture(tmp_path, raw="all")))
-    tables = ("turns", "threads", "llmproxy_exchanges", "llmproxy_turns")
+    tables = ("turns", "threads", "llmproxy_exchange_rows", "llmproxy_turns")
     settings = capture(tmp_path, raw=raw)
     before = [rows(settings, f"select * from {table}") for table in tables]
     done = reingest(settings, None)

@@ -47,35 +47,45 @@ class Bodies:
     def begin(self, piece: bytes) -> "Body":
         """For a body that begins with a piece."""
         best: list[Place] = []
+        found: list[Place] = []
         most = SMALLEST_BYTES - 1
         for places in reversed(self._last):
             if len(places) <= _MOST_PLACES:
-                alike = sum(run.length for run in _alike(self._fd, places, 0, piece))
+                runs = list(_alike(self._fd, places, 0, piece))
+                alike = sum(run.length for run in runs)
                 if alike > most:
-                    best, most = places, alike
+                    best, found, most = places, runs, alike
                 if alike == len(piece):
                     break
-        body = Body(self._fd, best)
+        body = Body(self._fd, best, found)
         self._last.append(body.places)
         return body
 
 
 class Body:
-    """One body on its way into the segment; `places` is where its bytes are, so far."""
+    """One body on its way into the segment; `places` is where its bytes are, so far.
 
-    __slots__ = ("_at", "_fd", "_like", "places")
+    - `like`: the places of another body; `found`: the runs of them that the first piece begins with.
+    """
 
-    def __init__(self, fd: int, like: list[Place]) -> None:
+    __slots__ = ("_at", "_fd", "_found", "_like", "places")
+
+    def __init__(self, fd: int, like: list[Place], found: list[Place]) -> None:
         self._fd = fd
         self._like = list(like)
+        self._found: list[Place] | None = found
         self._at = 0  # as many of its bytes are as those of the other body
         self.places: list[Place] = []
 
     def repeated(self, piece: bytes) -> tuple[list[Place], bytes]:
-        """The places of the beginning of the next piece, as far as it goes on like the other body, and its rest."""
+        """The places of the beginning of a piece, as far as it goes on like the other body, and its rest. To be asked
+        for each piece in turn, the first included."""
         if not self._like:
             return [], piece
-        found = list(_alike(self._fd, self._like, self._at, piece))
+        found = self._found
+        if found is None:
+            found = list(_alike(self._fd, self._like, self._at, piece))
+        self._found = None
         alike = sum(place.length for place in found)
         self._at += alike
         self.places += found

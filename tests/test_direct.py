@@ -254,3 +254,42 @@ def test_requests_that_are_pipelined_are_answered_in_turn(tmp_path: Path) -> Non
             return bytes(both.client.written)
 
     assert [part[:1] for part in asyncio.run(run()).split(b"\r\n\r\n")[1:]] == [b"a", b"b"]
+
+
+@pytest.mark.parametrize(
+    ("method", "response"),
+    [
+        (b"POST", b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nhellorubbish"),
+        (b"POST", b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nhelloHTTP/1.1 200 OK\r\nContent-Length: 1\r\n\r\n2"),
+        (b"HEAD", b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nhello"),
+        (b"POST", b"HTTP/1.1 204 No Content\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n"),
+        (b"POST", b"HTTP/1.1 304 Not Modified\r\nContent-Length: 5\r\n\r\nhello"),
+    ],
+)
+def test_what_comes_behind_a_response_is_left_out_and_ends_the_connection(
+    tmp_path: Path, method: bytes, response: bytes
+) -> None:
+    async def run() -> bytes:
+        async with ends(str(tmp_path)) as both:
+            await both.give(both.server, REQUEST.replace(b"POST", method, 1), (), at_once=False)
+            connection, wire = both.upstreams[0]
+            connection.data_received(response)
+            await steps()
+            assert wire.closed and not both.client.closed and not both.state.tasks
+            return bytes(both.client.written)
+
+    head, _, body = asyncio.run(run()).partition(b"\r\n\r\n")
+    assert head.startswith(response[:12]) and body == (b"hello" if b"200" in head and method == b"POST" else b"")
+    assert recorded(str(tmp_path)).outcome == "complete"
+
+
+def test_a_reason_that_cannot_be_passed_on(tmp_path: Path) -> None:
+    async def run() -> bytes:
+        async with ends(str(tmp_path)) as both:
+            await both.give(both.server, REQUEST, (), at_once=False)
+            both.upstreams[0][0].data_received(b"HTTP/1.1 200 O\0K\r\nContent-Length: 0\r\n\r\n")
+            await steps()
+            return bytes(both.client.written)
+
+    assert asyncio.run(run()).startswith(b"HTTP/1.1 502 ")
+    assert recorded(str(tmp_path)).outcome == "upstream_protocol"

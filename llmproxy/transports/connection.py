@@ -83,7 +83,7 @@ class Connection(asyncio.Protocol):
             self._fail(httpx2.RemoteProtocolError(f"{self.peer} switched protocols, which nobody asked for"))
         except httptools.HttpParserError as exc:
             if self.complete:
-                self.abort()  # rubbish behind a whole response, or the body of an answer to HEAD
+                self._keep_alive = False  # rubbish behind a whole response, or the body of an answer to HEAD
             else:
                 cause = exc.__context__ if isinstance(exc.__context__, httpx2.RemoteProtocolError) else None
                 self._fail(cause or httpx2.RemoteProtocolError(f"{self.peer} does not speak HTTP/1.1: {exc}"))
@@ -92,9 +92,8 @@ class Connection(asyncio.Protocol):
         if self._unread > MAX_UNREAD_BYTES and not self._reading_paused and self._transport is not None:
             self._reading_paused = True
             self._transport.pause_reading()
-        if self._on_change is not None:
-            if self._timeout is not None:
-                self._deadline = self._loop.time() + self._timeout
+        if self._on_change is not None and self._timeout is not None:
+            self._deadline = self._loop.time() + self._timeout
         self._wake()
 
     def eof_received(self) -> bool:
@@ -165,6 +164,8 @@ class Connection(asyncio.Protocol):
         if self._lengths and (self._chunked or len(self._lengths) > 1):
             # RFC 9112 section 6.3: two framings are how responses are smuggled.
             raise httpx2.RemoteProtocolError(f"{self.peer} frames its response in two ways")
+        if b"\0" in self.reason:
+            raise httpx2.RemoteProtocolError(f"{self.peer} sent a reason phrase with NUL in it")
         self.status = status
         self.head_complete = True
         self._keep_alive = self._parser.should_keep_alive()

@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import sys
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import asynccontextmanager
@@ -90,8 +91,8 @@ def split(data: bytes, cuts: Sequence[int]) -> Iterator[bytes]:
     return (data[start:end] for start, end in pairwise(places))
 
 
-async def steps() -> None:
-    for _ in range(6):
+async def steps(count: int = 6) -> None:
+    for _ in range(count):
         await asyncio.sleep(0)
 
 
@@ -293,3 +294,47 @@ def test_a_reason_that_cannot_be_passed_on(tmp_path: Path) -> None:
 
     assert asyncio.run(run()).startswith(b"HTTP/1.1 502 ")
     assert recorded(str(tmp_path)).outcome == "upstream_protocol"
+
+
+def test_a_client_that_reads_no_response_gets_no_more_of_them(tmp_path: Path) -> None:
+    async def run() -> None:
+        async with ends(str(tmp_path)) as both:
+            both.server.data_received(REQUEST * 3)
+            await steps()
+            connection, wire = both.upstreams[0]
+            both.server.pause_writing()  # the client's side of the socket is full
+            for already_asked in (1, 1, 2, 3):
+                assert wire.written.count(b"POST ") == already_asked
+                if wire.written.count(b"POST ") > both.client.written.count(b"HTTP/1.1 "):
+                    connection.data_received(b"HTTP/1.1 200 OK\r\nContent-Length: 1\r\n\r\nx")
+                else:
+                    both.server.resume_writing()
+                await steps()
+            assert both.client.written.count(b"HTTP/1.1 200 ") == 3
+
+    asyncio.run(run())
+
+
+def test_many_pipelined_requests_that_are_refused_at_once(tmp_path: Path) -> None:
+    count = sys.getrecursionlimit()
+
+    async def run() -> bytes:
+        async with ends(str(tmp_path), on_spool_error="refuse") as both:
+            (tmp_path / "spool").touch()  # no folder, and none can be made
+            both.server.data_received(REQUEST * count)
+            await steps(10 * count)
+            return bytes(both.client.written)
+
+    assert asyncio.run(run()).count(b"HTTP/1.1 503 ") == count
+
+
+def test_a_response_whose_connection_field_names_its_length_is_framed(tmp_path: Path) -> None:
+    async def run() -> bytes:
+        async with ends(str(tmp_path)) as both:
+            await both.give(both.server, REQUEST, (), at_once=False)
+            head = b"HTTP/1.1 200 OK\r\nConnection: content-length, x-a\r\nX-A: 1\r\nContent-Length: 5\r\n\r\n"
+            both.upstreams[0][0].data_received(head + b"hello")
+            await steps()
+            return bytes(both.client.written)
+
+    assert asyncio.run(run()) == b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nhello"

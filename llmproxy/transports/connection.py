@@ -225,7 +225,8 @@ class Connection(asyncio.Protocol):
         if self.closed or self._transport is None:
             raise httpx2.WriteError(f"{self.peer} closed the connection while the request was sent")
         self._transport.write(data)
-        self._deadline = max(self._deadline, self._loop.time())
+        if self._timeout is not None:
+            self._deadline = self._loop.time() + self._timeout  # an upstream that is still being told is not silent
         if self._drained is not None:
             try:
                 async with asyncio.timeout(timeout):
@@ -338,9 +339,12 @@ class Connection(asyncio.Protocol):
             self._waiter = None
 
     def _time(self, timeout: float | None) -> None:
-        self._timeout = timeout
-        if timeout is not None:
+        before, self._timeout = self._timeout, timeout
+        if timeout is not None and not self.closed:
             self._deadline = self._loop.time() + timeout
+            if self._timer is not None and (before is None or timeout < before):
+                self._timer.cancel()  # it would look too late: another upstream at the same address may wait longer
+                self._timer = None
             if self._timer is None:
                 self._timer = self._loop.call_at(self._deadline, self._check_deadline)
 

@@ -359,7 +359,7 @@ class Passage:
         if not self._over and self._recording.outcome is None:
             self._give_up()
 
-    def broken(self, exc: Exception) -> None:
+    def broken(self, exc: BaseException) -> None:
         """A step has raised what none should: the client gets a whole response or a broken connection all the same."""
         logger.error("Exception in forwarding\n", exc_info=exc)
         if not self._over:
@@ -386,12 +386,11 @@ class Passage:
         self._client.leave()
 
     def _start(self, coroutine: Coroutine[Any, Any, None]) -> None:
-        self._task = asyncio.get_running_loop().create_task(self._run(coroutine))
+        self._task = asyncio.get_running_loop().create_task(coroutine)
+        self._task.add_done_callback(self._waited)
 
-    async def _run(self, coroutine: Coroutine[Any, Any, None]) -> None:
-        try:
-            await coroutine
-        except Exception as exc:
+    def _waited(self, task: asyncio.Task[None]) -> None:
+        if not task.cancelled() and (exc := task.exception()) is not None:
             self.broken(exc)
 
 

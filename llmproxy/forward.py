@@ -227,7 +227,7 @@ def failure(
 
 
 class _Upload(httpx2.AsyncByteStream):
-    """A request body on its way: what `_watch` received and the transport has not yet taken."""
+    """A request body on its way: what the watch received and the transport has not yet taken."""
 
     def __init__(self, first: bytes, recording: Recording) -> None:
         self._pieces = deque([first] if first else [])

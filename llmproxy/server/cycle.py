@@ -139,7 +139,7 @@ class Cycle:
     # -- ASGI
 
     async def receive(self) -> MutableMapping[str, Any]:
-        if self._expects_continue and not self.started and not self._transport.is_closing():
+        if self._expects_continue and not self.whole and not self._transport.is_closing():
             self._expects_continue = False
             self._transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
         if not self._told and not self.whole and not self._disconnected:

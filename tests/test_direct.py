@@ -4,7 +4,7 @@ import asyncio
 import os
 import sys
 import tempfile
-from collections.abc import Callable, Coroutine, Iterator, Sequence
+from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from itertools import pairwise
 from pathlib import Path
@@ -66,11 +66,11 @@ class Ends:
         self.client = Wire()
         self.server.connection_made(self.client)
         self.upstreams: list[tuple[Any, UpstreamWire]] = []
-        self._fd = fd
+        self.fd = fd
         self._lost = False
 
     async def connect(self, factory: Any, *address: Any) -> Any:
-        connection, wire = factory(), UpstreamWire(self._fd)
+        connection, wire = factory(), UpstreamWire(self.fd)
         connection.connection_made(wire)
         self.upstreams.append((connection, wire))
         return connection
@@ -97,14 +97,16 @@ async def steps(count: int = 6) -> None:
         await asyncio.sleep(0)
 
 
-def app_for(folder: str, upstreams: Any = None, **capture: Any) -> App:
-    config = Config.model_validate(
-        {
-            "upstreams": upstreams or {"up": {"base_url": "http://localhost:9/base/v1"}},
-            "capture": {"database": f"{folder}/logs.db", "spool": f"{folder}/spool", "enabled": True, **capture},
-        }
+def app_for(folder: str, config: Mapping[str, Any] | None = None, **capture: Any) -> App:
+    return App(
+        Config.model_validate(
+            {
+                "upstreams": {"up": {"base_url": "http://localhost:9/base/v1"}},
+                "capture": {"database": f"{folder}/logs.db", "spool": f"{folder}/spool", "enabled": True, **capture},
+                **(config or {}),
+            }
+        )
     )
-    return App(config)
 
 
 @asynccontextmanager
@@ -388,7 +390,7 @@ def test_each_upstream_has_its_own_patience_with_a_connection_that_they_share(tm
     }
 
     async def run(clock: Clock) -> None:
-        async with ends(str(tmp_path), upstreams=upstreams) as both:
+        async with ends(str(tmp_path), config={"upstreams": upstreams}) as both:
             for name, seconds in (("patient", 500), ("hasty", 4), ("patient", 500), ("hasty", 6)):
                 before = len(both.client.written)
                 both.server.data_received(b"GET /%b/v1/x HTTP/1.1\r\nHost: localhost\r\n\r\n" % name.encode())
@@ -460,8 +462,10 @@ async def status_600(scope: Any, receive: Any, send: Any) -> None:
 
 
 def test_a_status_of_an_app_that_is_none(tmp_path: Path) -> None:
+    upstreams = {"up": {"app": "tests.test_direct:status_600"}}
+
     async def run() -> bytes:
-        async with ends(str(tmp_path), upstreams={"up": {"app": "tests.test_direct:status_600"}}) as both:
+        async with ends(str(tmp_path), config={"upstreams": upstreams}) as both:
             both.server.data_received(REQUEST)
             while not both.client.written:
                 await asyncio.sleep(0)

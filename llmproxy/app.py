@@ -97,6 +97,7 @@ class App:
             required=capture.on_spool_error == "refuse",
         )
         async with self._open_upstreams(self._config) as upstreams:
+            self.heads = Heads()  # their plans name the upstreams
             self._forward = Forward(upstreams, tee)
             self._direct = Direct(self._guard, upstreams, tee, _is_ours)
             try:

@@ -53,7 +53,8 @@ class Head:
         self.headers = [(name.lower(), value) for name, value in fields]
         self.plan: Any = None
         self._check()
-        self.expects_continue = any(
+        # RFC 9110 section 10.1.1: in HTTP/1.0 it is ignored.
+        self.expects_continue = http_version == "1.1" and any(
             name == b"expect" and value.lower() == b"100-continue" for name, value in self.headers
         )
         self.raw_path, _, self.query = target.partition(b"?")

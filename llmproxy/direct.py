@@ -11,8 +11,10 @@ out once for all requests that have the same one.
 """
 
 import asyncio
+import logging
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
+from functools import wraps
 from typing import Any
 
 import httpx2
@@ -26,6 +28,8 @@ from llmproxy.headers import Header, ResponseFields
 from llmproxy.transports.connection import Connection
 from llmproxy.transports.http1 import HTTP1Transport, Pool, in_chunks, request_head
 from llmproxy.upstreams import Upstream, Upstreams
+
+logger = logging.getLogger("llmproxy")
 
 # Stands for the length of a body, which differs from request to request. No field of a request can hold it (RFC 9110
 # section 5.5).
@@ -105,6 +109,19 @@ class Direct:
         )
 
 
+def _step(step: Callable[["Passage"], None]) -> Callable[["Passage"], None]:
+    """Whoever calls a passage back has no part in what it raises, and the client is not to wait for ever for it."""
+
+    @wraps(step)
+    def guarded(passage: "Passage") -> None:
+        try:
+            step(passage)
+        except Exception as exc:
+            passage.broken(exc)
+
+    return guarded
+
+
 class Passage:
     """One exchange on its way. Each step is called by what the step before has set going."""
 
@@ -157,6 +174,7 @@ class Passage:
         elif not client.when_whole(self._request_came):
             self._start(self._receive())
 
+    @_step
     def _request_came(self) -> None:
         if not self._over:
             self._received(self._client.take())
@@ -172,6 +190,7 @@ class Passage:
         self._recording.request_body(body)
         self._recording.when_written(self._request_written)
 
+    @_step
     def _request_written(self) -> None:
         if self._over:
             return
@@ -233,6 +252,7 @@ class Passage:
 
     # -- and back
 
+    @_step
     def _response_came(self) -> None:
         connection, client = self._connection, self._client
         assert connection is not None
@@ -264,6 +284,8 @@ class Passage:
             # Before the client has the last byte the exchange is on disk: promise 1.
             self._connection = None
             self._last = piece
+            if self._task is not None:
+                self._task.cancel()  # nobody waits for the rest of the request any more
             if not self._recording.when_complete(self._complete):
                 self._start(self._complete_for_sure())
             return
@@ -305,6 +327,7 @@ class Passage:
         else:
             self._complete()
 
+    @_step
     def _complete(self) -> None:
         if not self._over:
             if self._head is not None:
@@ -334,9 +357,18 @@ class Passage:
 
     def _interrupted(self) -> None:
         if not self._over and self._recording.outcome is None:
-            self._recording.end("interrupted")
-            self._client.fail()
-            self._leave()
+            self._give_up()
+
+    def broken(self, exc: BaseException) -> None:
+        """A step has raised what none should: the client gets a whole response or a broken connection all the same."""
+        logger.error("Exception in forwarding\n", exc_info=exc)
+        if not self._over:
+            self._give_up()
+
+    def _give_up(self) -> None:
+        self._recording.end("interrupted")
+        self._client.fail()
+        self._leave()
 
     def _answer(self, error: ProxyError) -> None:
         self._direct.tee.metrics.refused[error.code] += 1
@@ -355,6 +387,11 @@ class Passage:
 
     def _start(self, coroutine: Coroutine[Any, Any, None]) -> None:
         self._task = asyncio.get_running_loop().create_task(coroutine)
+        self._task.add_done_callback(self._waited)
+
+    def _waited(self, task: asyncio.Task[None]) -> None:
+        if not task.cancelled() and (exc := task.exception()) is not None:
+            self.broken(exc)
 
 
 def _around_length(text: bytes) -> tuple[bytes, bytes]:

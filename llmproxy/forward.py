@@ -85,6 +85,7 @@ class Forward:
         assert task is not None
         watch = _ClientWatch(task, receive, upload)
         response: httpx2.Response | None = None
+        started = False
         try:
             await recording.flushed()
             try:
@@ -92,11 +93,14 @@ class Forward:
             except SpoolError as exc:
                 raise spool_unavailable(exc) from exc
             response = await upstream.transport.handle_async_request(request)
+            if not 200 <= response.status_code <= 599:
+                raise httpx2.RemoteProtocolError(f"the upstream answered with status {response.status_code}")
+            started = True
             recording.response(response.status_code, response.headers.raw)
             await _relay(request, response, send, recording)
         except httpx2.TransportError as exc:
             if recording.outcome is None:
-                raise failure(exc, upstream, recording, response_started=response is not None) from exc
+                raise failure(exc, upstream, recording, response_started=started) from exc
         except asyncio.CancelledError:
             # The watch's cancelling ends here; the server's own, at the end of its grace, goes on.
             if not watch.client_gone or task.uncancel() > 0:
@@ -146,8 +150,6 @@ class _Request(httpx2.Request):
 
 async def _relay(request: httpx2.Request, response: httpx2.Response, send: Send, recording: Recording) -> None:
     status = response.status_code
-    if not 200 <= status <= 599:
-        raise httpx2.RemoteProtocolError(f"the upstream answered with status {status}")
     # RFC 9110 section 6.4.1: these have no body, whatever their fields say.
     expected = 0 if request.method == "HEAD" or status in (204, 304) else _content_length(response)
     if expected == 0:
@@ -225,7 +227,7 @@ def failure(
 
 
 class _Upload(httpx2.AsyncByteStream):
-    """A request body on its way: what `_watch` received and the transport has not yet taken."""
+    """A request body on its way: what the watch received and the transport has not yet taken."""
 
     def __init__(self, first: bytes, recording: Recording) -> None:
         self._pieces = deque([first] if first else [])

@@ -69,7 +69,8 @@ def response_headers(upstream: Headers, status: int) -> list[Header]:
     A 204 and a 304 have no body, so a server framing our answer must not be told of one (RFC 9110 section 8.6).
     """
     named = _named_by_connection(upstream)
-    dropped = HOP_BY_HOP | named if named else HOP_BY_HOP
+    # The framing is not `Connection`'s to take away: the body is as long as it is.
+    dropped = HOP_BY_HOP | (named - {b"content-length"}) if named else HOP_BY_HOP
     if status in (204, 304):
         dropped |= {b"content-length"}
     return _without(upstream, dropped)

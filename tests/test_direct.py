@@ -2,8 +2,9 @@
 
 import asyncio
 import os
+import sys
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from itertools import pairwise
 from pathlib import Path
@@ -20,6 +21,7 @@ from llmproxy.app import App
 from llmproxy.capture.exchange import Exchange
 from llmproxy.capture.spool_reader import SpoolReader
 from llmproxy.config import Config
+from llmproxy.headers import ResponseFields
 from llmproxy.server.protocol import HTTPProtocol
 from tests.test_protocol import Wire
 
@@ -64,11 +66,11 @@ class Ends:
         self.client = Wire()
         self.server.connection_made(self.client)
         self.upstreams: list[tuple[Any, UpstreamWire]] = []
-        self._fd = fd
+        self.fd = fd
         self._lost = False
 
     async def connect(self, factory: Any, *address: Any) -> Any:
-        connection, wire = factory(), UpstreamWire(self._fd)
+        connection, wire = factory(), UpstreamWire(self.fd)
         connection.connection_made(wire)
         self.upstreams.append((connection, wire))
         return connection
@@ -90,20 +92,27 @@ def split(data: bytes, cuts: Sequence[int]) -> Iterator[bytes]:
     return (data[start:end] for start, end in pairwise(places))
 
 
-async def steps() -> None:
-    for _ in range(6):
+async def steps(count: int = 6) -> None:
+    for _ in range(count):
         await asyncio.sleep(0)
 
 
-@asynccontextmanager
-async def ends(folder: str, **capture: Any) -> Any:
-    config = Config.model_validate(
-        {
-            "upstreams": {"up": {"base_url": "http://localhost:9/base/v1"}},
-            "capture": {"database": f"{folder}/logs.db", "spool": f"{folder}/spool", "enabled": True, **capture},
-        }
+def app_for(folder: str, config: Mapping[str, Any] | None = None, **capture: Any) -> App:
+    return App(
+        Config.model_validate(
+            {
+                "upstreams": {"up": {"base_url": "http://localhost:9/base/v1"}},
+                "capture": {"database": f"{folder}/logs.db", "spool": f"{folder}/spool", "enabled": True, **capture},
+                **(config or {}),
+            }
+        )
     )
-    app = App(config)
+
+
+@asynccontextmanager
+async def ends(folder: str, *, app: App | None = None, **settings: Any) -> Any:
+    """Both ends of `app`, or of one of these settings (see `app_for`)."""
+    app = app or app_for(folder, **settings)
     nothing_to_read, other = os.pipe()
     try:
         async with app._lifespan(app._own):
@@ -116,6 +125,21 @@ async def ends(folder: str, **capture: Any) -> Any:
     finally:
         os.close(nothing_to_read)
         os.close(other)
+
+
+class Clock(asyncio.SelectorEventLoop):
+    """A loop whose time can be put forward."""
+
+    ahead = 0.0
+
+    def time(self) -> float:
+        return super().time() + self.ahead
+
+
+def run_with_clock(test: Callable[[Clock], Coroutine[Any, Any, None]]) -> None:
+    loop = Clock()
+    with asyncio.Runner(loop_factory=lambda: loop) as runner:
+        runner.run(test(loop))
 
 
 def recorded(folder: str) -> Exchange:
@@ -254,3 +278,197 @@ def test_requests_that_are_pipelined_are_answered_in_turn(tmp_path: Path) -> Non
             return bytes(both.client.written)
 
     assert [part[:1] for part in asyncio.run(run()).split(b"\r\n\r\n")[1:]] == [b"a", b"b"]
+
+
+@pytest.mark.parametrize(
+    ("method", "response"),
+    [
+        (b"POST", b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nhellorubbish"),
+        (b"POST", b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nhelloHTTP/1.1 200 OK\r\nContent-Length: 1\r\n\r\n2"),
+        (b"HEAD", b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nhello"),
+        (b"POST", b"HTTP/1.1 204 No Content\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n"),
+        (b"POST", b"HTTP/1.1 304 Not Modified\r\nContent-Length: 5\r\n\r\nhello"),
+    ],
+)
+def test_what_comes_behind_a_response_is_left_out_and_ends_the_connection(
+    tmp_path: Path, method: bytes, response: bytes
+) -> None:
+    async def run() -> bytes:
+        async with ends(str(tmp_path)) as both:
+            await both.give(both.server, REQUEST.replace(b"POST", method, 1), (), at_once=False)
+            connection, wire = both.upstreams[0]
+            connection.data_received(response)
+            await steps()
+            assert wire.closed and not both.client.closed and not both.state.tasks
+            return bytes(both.client.written)
+
+    head, _, body = asyncio.run(run()).partition(b"\r\n\r\n")
+    assert head.startswith(response[:12]) and body == (b"hello" if b"200" in head and method == b"POST" else b"")
+    assert recorded(str(tmp_path)).outcome == "complete"
+
+
+def test_a_reason_that_cannot_be_passed_on(tmp_path: Path) -> None:
+    async def run() -> bytes:
+        async with ends(str(tmp_path)) as both:
+            await both.give(both.server, REQUEST, (), at_once=False)
+            both.upstreams[0][0].data_received(b"HTTP/1.1 200 O\0K\r\nContent-Length: 0\r\n\r\n")
+            await steps()
+            return bytes(both.client.written)
+
+    assert asyncio.run(run()).startswith(b"HTTP/1.1 502 ")
+    assert recorded(str(tmp_path)).outcome == "upstream_protocol"
+
+
+def test_a_client_that_reads_no_response_gets_no_more_of_them(tmp_path: Path) -> None:
+    async def run() -> None:
+        async with ends(str(tmp_path)) as both:
+            both.server.data_received(REQUEST * 3)
+            await steps()
+            connection, wire = both.upstreams[0]
+            both.server.pause_writing()  # the client's side of the socket is full
+            for already_asked in (1, 1, 2, 3):
+                assert wire.written.count(b"POST ") == already_asked
+                if wire.written.count(b"POST ") > both.client.written.count(b"HTTP/1.1 "):
+                    connection.data_received(b"HTTP/1.1 200 OK\r\nContent-Length: 1\r\n\r\nx")
+                else:
+                    both.server.resume_writing()
+                await steps()
+            assert both.client.written.count(b"HTTP/1.1 200 ") == 3
+
+    asyncio.run(run())
+
+
+def test_many_pipelined_requests_that_are_refused_at_once(tmp_path: Path) -> None:
+    count = sys.getrecursionlimit()
+
+    async def run() -> bytes:
+        async with ends(str(tmp_path), on_spool_error="refuse") as both:
+            (tmp_path / "spool").touch()  # no folder, and none can be made
+            both.server.data_received(REQUEST * count)
+            await steps(10 * count)
+            return bytes(both.client.written)
+
+    assert asyncio.run(run()).count(b"HTTP/1.1 503 ") == count
+
+
+def test_a_response_whose_connection_field_names_its_length_is_framed(tmp_path: Path) -> None:
+    async def run() -> bytes:
+        async with ends(str(tmp_path)) as both:
+            await both.give(both.server, REQUEST, (), at_once=False)
+            head = b"HTTP/1.1 200 OK\r\nConnection: content-length, x-a\r\nX-A: 1\r\nContent-Length: 5\r\n\r\n"
+            both.upstreams[0][0].data_received(head + b"hello")
+            await steps()
+            return bytes(both.client.written)
+
+    assert asyncio.run(run()) == b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nhello"
+
+
+def test_an_upstream_that_is_still_being_told_is_not_silent(tmp_path: Path) -> None:
+    async def run(clock: Clock) -> None:
+        async with ends(str(tmp_path)) as both:
+            both.server.data_received(REQUEST.replace(b"Content-Length: ", b"Content-Length: 10000"))
+            await steps()
+            for _ in range(19):
+                clock.ahead += 50
+                both.server.data_received(b"x" * 50_000)
+                await steps()
+            assert len(both.upstreams[0][1].written) > 950_000 and not both.client.written
+            clock.ahead += 55
+            await steps()
+            assert not both.client.written
+            clock.ahead += 10
+            await steps()
+            assert both.client.written.startswith(b"HTTP/1.1 408 "), "it is the client who is silent"
+
+    run_with_clock(run)
+
+
+def test_each_upstream_has_its_own_patience_with_a_connection_that_they_share(tmp_path: Path) -> None:
+    upstreams = {
+        name: {"base_url": "http://localhost:9/v1", "read_timeout": seconds}
+        for name, seconds in (("patient", 600), ("hasty", 5))
+    }
+
+    async def run(clock: Clock) -> None:
+        async with ends(str(tmp_path), config={"upstreams": upstreams}) as both:
+            for name, seconds in (("patient", 500), ("hasty", 4), ("patient", 500), ("hasty", 6)):
+                before = len(both.client.written)
+                both.server.data_received(b"GET /%b/v1/x HTTP/1.1\r\nHost: localhost\r\n\r\n" % name.encode())
+                await steps()
+                clock.ahead += seconds
+                await steps()
+                assert (b"HTTP/1.1 504 " in both.client.written) == (seconds == 6)
+                if seconds != 6:
+                    both.upstreams[0][0].data_received(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n")
+                    await steps()
+                assert len(both.client.written) > before
+            assert len(both.upstreams) == 1
+
+    run_with_clock(run)
+
+
+def test_the_rest_of_a_request_whose_response_is_whole_is_not_recorded(tmp_path: Path) -> None:
+    async def run() -> None:
+        async with ends(str(tmp_path), fsync=True) as both:
+            both.server.data_received(REQUEST.replace(b"Content-Length: ", b"Content-Length: 10000"))
+            await steps()
+            connection, wire = both.upstreams[0]
+            connection.data_received(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nno")
+            both.server.data_received(b"x" * 300_000)
+            while not both.client.written:
+                both.server.data_received(b"y")
+                await asyncio.sleep(0)
+            assert both.client.written.endswith(b"no") and wire.closed and b"x" * 9 not in wire.written
+
+    asyncio.run(run())
+    (segment,) = (tmp_path / "spool").glob("*.spool")
+    assert b"x" * 9 not in segment.read_bytes()
+    assert recorded(str(tmp_path)).outcome == "complete"
+
+
+def test_a_mistake_of_ours_keeps_nobody_waiting(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    async def run() -> bytes:
+        async with ends(str(tmp_path)) as both:
+            await both.give(both.server, REQUEST, (), at_once=False)
+            with patch.object(ResponseFields, "lines", side_effect=KeyError("on purpose")):
+                both.upstreams[0][0].data_received(RESPONSES["length"])
+            assert both.upstreams[0][1].closed and not both.state.tasks
+            return bytes(both.client.written)
+
+    assert asyncio.run(run()).startswith(b"HTTP/1.1 500 ")
+    assert "on purpose" in caplog.text
+    assert recorded(str(tmp_path)).outcome == "interrupted"
+
+
+def test_an_app_that_is_started_again(tmp_path: Path) -> None:
+    app = app_for(str(tmp_path))
+
+    async def run() -> None:
+        async with ends(str(tmp_path), app=app) as both:
+            await both.give(both.server, REQUEST, (), at_once=False)
+            connection, wire = both.upstreams[0]
+            connection.data_received(RESPONSES["length"])
+            await steps()
+            assert both.client.written.endswith(b"hello world") and not wire.closed
+        assert wire.closed, "with the app's other connections"
+
+    for _ in range(2):
+        asyncio.run(run())
+
+
+async def status_600(scope: Any, receive: Any, send: Any) -> None:
+    await send({"type": "http.response.start", "status": 600})
+    await send({"type": "http.response.body"})
+
+
+def test_a_status_of_an_app_that_is_none(tmp_path: Path) -> None:
+    upstreams = {"up": {"app": "tests.test_direct:status_600"}}
+
+    async def run() -> bytes:
+        async with ends(str(tmp_path), config={"upstreams": upstreams}) as both:
+            both.server.data_received(REQUEST)
+            while not both.client.written:
+                await asyncio.sleep(0)
+            return bytes(both.client.written)
+
+    assert asyncio.run(run()).startswith(b"HTTP/1.1 502 ")

@@ -349,6 +349,18 @@ def test_a_cut_response_looks_cut(tmp_path: Path, sent: bytes, complete: bool) -
         assert wait_for_outcome(proxy) == ("complete" if complete else "upstream_cut")
 
 
+def test_a_cut_response_looks_cut_where_its_end_is_the_connections(tmp_path: Path) -> None:
+    def handler(connection: Connection, request: RawRequest) -> bool:
+        connection.send(b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n5\r\nhello\r\n")
+        return False
+
+    with forwarding(tmp_path, handler) as (proxy, _), connect(proxy) as sock:
+        sock.sendall(post().replace(b"HTTP/1.1", b"HTTP/1.0"))
+        with pytest.raises(ConnectionResetError):
+            read_all(sock)
+        assert wait_for_outcome(proxy) == "upstream_cut"
+
+
 def refused_port() -> int:
     with socket.create_server(("127.0.0.1", 0)) as sock:
         port: int = sock.getsockname()[1]

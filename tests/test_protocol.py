@@ -307,6 +307,24 @@ def test_expect_100_continue() -> None:
         assert read_all(sock).endswith(b"POST /a ok")
 
 
+@pytest.mark.parametrize(
+    "request_line",
+    [
+        pytest.param(b"POST /a HTTP/1.0", id="in HTTP/1.0 it is ignored"),
+        pytest.param(b"POST /a HTTP/1.1", id="the body is there already"),
+    ],
+)
+def test_100_continue_that_nobody_waits_for(request_line: bytes) -> None:
+    head = b"\r\nHost: h\r\nExpect: 100-continue\r\nContent-Length: 2\r\nConnection: close\r\n\r\n"
+    with connected(echo) as sock:
+        if b"1.1" in request_line:
+            sock.sendall(request_line + head + b"ok")
+        else:
+            sock.sendall(request_line + head)
+            sock.sendall(b"ok")
+        assert read_all(sock).startswith(b"HTTP/1.1 200 ")
+
+
 def test_a_body_that_the_app_does_not_want_is_passed_over() -> None:
     async def app(scope: Any, receive: Any, send: Any) -> None:
         if scope["type"] == "http":

@@ -17,6 +17,7 @@ import pytest
 
 from tests.crash.run import run as crash_run
 from tests.proxy import Program, children, eventually, serving
+from tests.raw_upstream import Connection, RawRequest, raw_upstream
 
 MOCK = ("--upstream", "mock")
 IMAGE = (
@@ -350,8 +351,20 @@ def test_after_the_grace_streams_are_cut_and_recorded(tmp_path: Path) -> None:
         assert program.exchanges(1, "outcome") == [("interrupted",)]
 
 
-def test_a_second_signal_ends_at_once(tmp_path: Path) -> None:
-    with serving(tmp_path, *MOCK, environment={"LLMPROXY_SHUTDOWN_GRACE": "600"}) as program:
+@pytest.mark.parametrize("direct", [False, True])
+def test_a_second_signal_ends_at_once(tmp_path: Path, direct: bool) -> None:
+    def begin(connection: Connection, request: RawRequest) -> bool | None:
+        connection.send(b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n5\r\nhello\r\n")
+        return connection.wait_closed(60)
+
+    with (
+        raw_upstream(begin) as up,
+        serving(
+            tmp_path,
+            *(("--upstream", f"{up.url}/v1") if direct else MOCK),
+            environment={"LLMPROXY_SHUTDOWN_GRACE": "600"},
+        ) as program,
+    ):
         request = {"messages": [{"role": "user", "content": "x"}], "stream": True, "mock": {"chunk_delay": 60}}
         with httpx2.stream("POST", f"{program.url}/v1/chat/completions", json=request, timeout=60) as response:
             pieces = response.iter_raw()
@@ -364,7 +377,7 @@ def test_a_second_signal_ends_at_once(tmp_path: Path) -> None:
     # The ingester, which has a session of its own, may be at it still.
     drain = Program(tmp_path, "ingest", "--drain")
     assert drain.wait() == 0
-    assert drain.exchanges(1, "outcome") == [("interrupted",)]
+    assert drain.exchanges(1, "outcome, duration_ms > 0") == [("interrupted", 1)], "it was told, and said so"
 
 
 def accepts(port: int) -> bool:

@@ -307,7 +307,7 @@ def _parts(block: bytes, start: int, record: Span) -> tuple[Span, Span, Span]:
     """
     microseconds, offset, length = record
     ends = [block.find(b"\n\n", start, start + length)]
-    ends.append(block.find(b"\n\n", ends[0] + 2, start + length))
+    ends.append(block.find(b"\n\n", ends[0] + 2, start + length) if ends[0] >= 0 else -1)
     first, second = (end - start if end >= 0 else length for end in ends)  # what was not written so makes no sense
     return (
         (microseconds, offset, first),

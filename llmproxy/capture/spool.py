@@ -80,6 +80,10 @@ class Segment:
         self.bodies = Bodies(self.fd)
         self.waiting: list[Callable[[], None]] = []  # for the next write
 
+    def close(self) -> None:
+        os.close(self.fd)
+        self.fd = -1  # what comes too late fails, and is not written into a file that has the number by then
+
 
 class SpoolWriter:
     """Appends records to the spool, for one process.
@@ -240,7 +244,7 @@ class SpoolWriter:
             self._on_error(exc, 0)
         finally:
             for segment in retired:
-                os.close(segment.fd)
+                segment.close()
 
     def release(self, segment: Segment) -> None:
         """An exchange of the segment has ended."""
@@ -257,7 +261,7 @@ class SpoolWriter:
             self.flush(segment)
             if self.fsync:
                 os.fdatasync(segment.fd)
-            os.close(segment.fd)
+            segment.close()
         self._open.clear()
         self._retired.clear()
         self._current = None
@@ -274,7 +278,7 @@ class SpoolWriter:
             if self.fsync:
                 self._retired.append(segment)
             else:
-                os.close(segment.fd)
+                segment.close()
 
     def _cut_back(self, segment: Segment) -> None:
         # Part of a record may have been written (a full disk): without it the records after it stay readable.

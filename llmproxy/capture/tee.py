@@ -155,6 +155,8 @@ class Recording:
             self._tee.unrecorded()
 
     def request_body(self, piece: bytes) -> None:
+        if self.outcome is not None:
+            return  # the response was whole before the request: its end is written, and the segment may be closed
         self.request_bytes += len(piece)
         spool = self._tee.spool
         if self._segment is not None and spool is not None and piece:

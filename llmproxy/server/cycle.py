@@ -1,8 +1,10 @@
-"""One request and its response on a client's connection: ASGI's `receive` and `send`."""
+"""One request and its response on a client's connection: for an ASGI app, or for what answers without (`direct`)."""
 
 import asyncio
 import http
 import logging
+import socket
+import struct
 from collections.abc import Awaitable, Callable, MutableMapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -137,7 +139,7 @@ class Cycle:
     # -- ASGI
 
     async def receive(self) -> MutableMapping[str, Any]:
-        if self._expects_continue and not self.started and not self._transport.is_closing():
+        if self._expects_continue and not self.whole and not self._transport.is_closing():
             self._expects_continue = False
             self._transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
         if not self._told and not self.whole and not self._disconnected:
@@ -257,12 +259,11 @@ class Cycle:
         if self._disconnected or self._ended:
             return
         if self.started:
-            # Aborted where the connection's end would else say that the response is whole.
             self.flush()
             if self._chunked or self._left is not None:
                 self._transport.close()
             else:
-                self._transport.abort()
+                self._reset()
             return
         self.keep_alive = False
         body = b"Internal Server Error"
@@ -276,6 +277,13 @@ class Cycle:
         self._protocol.left(self)
 
     # -- within
+
+    def _reset(self) -> None:
+        """End the connection with an error, where its end alone would say that the response is whole (HTTP/1.0)."""
+        sock = self._transport.get_extra_info("socket")
+        if sock is not None:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        self._transport.abort()
 
     def _length(self) -> int:
         """The announced length of the request's body, or more than is taken whole where it is not known."""

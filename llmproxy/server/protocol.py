@@ -161,6 +161,7 @@ class HTTPProtocol(asyncio.Protocol):
         drained, self.drained = self.drained, None
         if drained is not None and not drained.done():
             drained.set_result(None)
+        self._go_on()
 
     # -- httptools' callbacks
 
@@ -201,7 +202,7 @@ class HTTPProtocol(asyncio.Protocol):
         self._upgrade_ignored = bool(parser.should_upgrade()) and _has_body(head.headers, length)
         cycle = Cycle(self, head, length, keep_alive=http_version == "1.1" and parser.should_keep_alive())
         self._receiving = cycle
-        if self._answering is None:
+        if self._answering is None and not self._waiting:
             self._answering = self._unstarted = cycle
         else:
             self._waiting.append(cycle)
@@ -252,12 +253,13 @@ class HTTPProtocol(asyncio.Protocol):
             self._refused = True
             self.transport.close()
             return
+        if not self._in_head:
+            self._since = self.loop.time()
         if self._waiting:
-            self._start(self._waiting.popleft())
-        if not self._waiting:
-            if not self._in_head:
-                self._since = self.loop.time()
-            self.resume_reading()
+            # Not at once: one that is answered at once would begin the one behind it, and that one the next.
+            self.loop.call_soon(self._go_on)
+        else:
+            self._go_on()
 
     # -- for uvicorn's server
 
@@ -268,6 +270,18 @@ class HTTPProtocol(asyncio.Protocol):
             self.transport.close()
 
     # -- within
+
+    def _go_on(self) -> None:
+        """Begin the next request, or read it. Whoever leaves the responses unread gets no more of them."""
+        if self._answering is not None or self._refused or self.transport.is_closing():
+            return
+        if self.drained is not None:
+            self.pause_reading()
+            return
+        if self._waiting:
+            self._start(self._waiting.popleft())
+        if not self._waiting:
+            self.resume_reading()
 
     def _start(self, cycle: Cycle) -> None:
         self._answering = cycle

@@ -1,5 +1,6 @@
 """uvicorn's server with our protocol, and with our manners at the end."""
 
+import asyncio
 import gc
 import signal
 import socket
@@ -48,6 +49,14 @@ class Server(uvicorn.Server):
         gc.collect()
         gc.freeze()
         gc.set_threshold(GC_THRESHOLD, 50, 100)
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().shutdown(sockets)
+        if self.force_exit:
+            # The end of the loop cancels tasks; what answers without one is told here, and ends in the next step.
+            for answering in list(self.server_state.tasks):
+                answering.cancel()
+            await asyncio.sleep(0)
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         if self.should_exit:

@@ -233,11 +233,6 @@ class _Stream(httpx2.AsyncByteStream):
         while (piece := await self._call.next_piece()) is not None:
             yield piece
 
-    @property
-    def ended(self) -> bool:
-        """Whether the last piece has been handed out."""
-        return self._call.complete and not self._call.pieces
-
     async def aclose(self) -> None:
         self._call.disconnect()
 

@@ -83,7 +83,7 @@ class Connection(asyncio.Protocol):
             self._fail(httpx2.RemoteProtocolError(f"{self.peer} switched protocols, which nobody asked for"))
         except httptools.HttpParserError as exc:
             if self.complete:
-                self.abort()  # rubbish behind a whole response, or the body of an answer to HEAD
+                self._keep_alive = False  # rubbish behind a whole response, or the body of an answer to HEAD
             else:
                 cause = exc.__context__ if isinstance(exc.__context__, httpx2.RemoteProtocolError) else None
                 self._fail(cause or httpx2.RemoteProtocolError(f"{self.peer} does not speak HTTP/1.1: {exc}"))
@@ -92,9 +92,8 @@ class Connection(asyncio.Protocol):
         if self._unread > MAX_UNREAD_BYTES and not self._reading_paused and self._transport is not None:
             self._reading_paused = True
             self._transport.pause_reading()
-        if self._on_change is not None:
-            if self._timeout is not None:
-                self._deadline = self._loop.time() + self._timeout
+        if self._on_change is not None and self._timeout is not None:
+            self._deadline = self._loop.time() + self._timeout
         self._wake()
 
     def eof_received(self) -> bool:
@@ -165,6 +164,8 @@ class Connection(asyncio.Protocol):
         if self._lengths and (self._chunked or len(self._lengths) > 1):
             # RFC 9112 section 6.3: two framings are how responses are smuggled.
             raise httpx2.RemoteProtocolError(f"{self.peer} frames its response in two ways")
+        if b"\0" in self.reason:
+            raise httpx2.RemoteProtocolError(f"{self.peer} sent a reason phrase with NUL in it")
         self.status = status
         self.head_complete = True
         self._keep_alive = self._parser.should_keep_alive()
@@ -224,7 +225,8 @@ class Connection(asyncio.Protocol):
         if self.closed or self._transport is None:
             raise httpx2.WriteError(f"{self.peer} closed the connection while the request was sent")
         self._transport.write(data)
-        self._deadline = max(self._deadline, self._loop.time())
+        if self._timeout is not None:
+            self._deadline = self._loop.time() + self._timeout  # an upstream that is still being told is not silent
         if self._drained is not None:
             try:
                 async with asyncio.timeout(timeout):
@@ -337,9 +339,12 @@ class Connection(asyncio.Protocol):
             self._waiter = None
 
     def _time(self, timeout: float | None) -> None:
-        self._timeout = timeout
-        if timeout is not None:
+        before, self._timeout = self._timeout, timeout
+        if timeout is not None and not self.closed:
             self._deadline = self._loop.time() + timeout
+            if self._timer is not None and (before is None or timeout < before):
+                self._timer.cancel()  # it would look too late: another upstream at the same address may wait longer
+                self._timer = None
             if self._timer is None:
                 self._timer = self._loop.call_at(self._deadline, self._check_deadline)
 

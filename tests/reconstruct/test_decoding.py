@@ -14,33 +14,37 @@ from llmproxy.reconstruct.turn import NotReconstructed
 TEXT = "".join(f'data: {{"n": {number}, "é": "\U0001f600"}}\n\n' for number in range(200)).encode()
 
 
+def gzipped(data: bytes) -> bytes:
+    return gzip.compress(data, mtime=0)  # else its length is one thing now and another in the next second
+
+
 def raw_deflate(data: bytes) -> bytes:
     compressor = zlib.compressobj(wbits=-zlib.MAX_WBITS)
     return compressor.compress(data) + compressor.flush()
 
 
 def two_members(data: bytes) -> bytes:
-    return gzip.compress(data[:100]) + gzip.compress(data[100:])
+    return gzipped(data[:100]) + gzipped(data[100:])
 
 
 ENCODERS: dict[str, tuple[list[str], Callable[[bytes], bytes]]] = {
     "identity": (["identity"], bytes),
     "nothing": ([], bytes),
-    "gzip": (["gzip"], gzip.compress),
-    "x-gzip": (["x-gzip"], gzip.compress),
+    "gzip": (["gzip"], gzipped),
+    "x-gzip": (["x-gzip"], gzipped),
     "two members": (["gzip"], two_members),
-    "padded": (["gzip"], lambda data: gzip.compress(data) + bytes(100)),
+    "padded": (["gzip"], lambda data: gzipped(data) + bytes(100)),
     "members with padding between": (
         ["gzip"],
-        lambda data: gzip.compress(data[:9]) + bytes(3) + gzip.compress(data[9:]),
+        lambda data: gzipped(data[:9]) + bytes(3) + gzipped(data[9:]),
     ),
-    "junk after the last member": (["gzip"], lambda data: gzip.compress(data) + b"junk"),
+    "junk after the last member": (["gzip"], lambda data: gzipped(data) + b"junk"),
     "zlib": (["deflate"], zlib.compress),
     "raw deflate": (["deflate"], raw_deflate),
     "br": (["br"], brotli.compress),
     "zstd": (["zstd"], zstandard.compress),
     "zstd frames": (["zstd"], lambda data: zstandard.compress(data[:99]) + zstandard.compress(data[99:])),
-    "a list": (["gzip", "br", "zstd"], lambda data: zstandard.compress(brotli.compress(gzip.compress(data)))),
+    "a list": (["gzip", "br", "zstd"], lambda data: zstandard.compress(brotli.compress(gzipped(data)))),
 }
 
 

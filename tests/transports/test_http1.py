@@ -3,7 +3,7 @@
 import asyncio
 import gc
 import ssl
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from typing import Any
 
 import httpx2
@@ -103,6 +103,14 @@ async def exchange(transport: httpx2.AsyncBaseTransport, request: httpx2.Request
         return response.status_code, b"".join([piece async for piece in response.stream])  # type: ignore[union-attr]
     finally:
         await response.aclose()
+
+
+@pytest.fixture(autouse=True, scope="module")
+def little_to_collect() -> Iterator[None]:
+    """What other tests left in memory is not gone through with each collection here."""
+    gc.freeze()
+    yield
+    gc.unfreeze()
 
 
 both = pytest.mark.parametrize("make", [HTTP1Transport, httpx2.AsyncHTTPTransport], ids=["ours", "httpx2's"])

@@ -15,7 +15,7 @@ SMALLEST_BYTES = 16 * 1024
 _REMEMBERED_BODIES = 8
 # A body in more places than this is not referred to: the next one is written whole, and the following refer to that.
 _MOST_PLACES = 64
-_CHUNK = 64 * 1024
+_CHUNK = 256 * 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,9 +115,9 @@ def _alike_bytes(fd: int, offset: int, piece: bytes, at: int, length: int) -> in
     done = 0
     while done < length:
         size = min(_CHUNK, length - done)
-        ours, theirs = piece[at + done : at + done + size], os.pread(fd, size, offset + done)
-        if ours != theirs:
-            return done + _common(ours, theirs)
+        theirs = os.pread(fd, size, offset + done)
+        if len(theirs) < size or not piece.startswith(theirs, at + done):  # which copies nothing
+            return done + _common(piece[at + done : at + done + size], theirs)
         done += size
     return done
 

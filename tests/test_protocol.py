@@ -1,7 +1,11 @@
 """The server's side of HTTP/1.1: raw bytes in, raw bytes out, whatever the client and the app do."""
 
 import asyncio
+import ctypes
+import platform
 import socket
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -19,6 +23,7 @@ from llmproxy.app import App
 from llmproxy.client import client_of
 from llmproxy.config import Config
 from llmproxy.server.protocol import HEAD_BYTES, HTTPProtocol
+from llmproxy.server.server import keep_freed_memory
 from tests.proxy import app_in_thread, eventually
 from tests.raw_upstream import Connection, RawRequest, answer, raw_upstream
 
@@ -490,3 +495,24 @@ def test_the_app_serves_and_notices_a_disconnect_under_any_server(tmp_path: Path
                 eventually(lambda: len(up.requests) == 2, "the request upstream")
             eventually(lambda: app.metrics.exchanges[("up", "client_gone", 0)] == 1, "the end")
         assert app.metrics.in_flight == 0
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="another C library")
+def test_freed_memory_is_kept_where_the_c_library_can(monkeypatch: pytest.MonkeyPatch) -> None:
+    """In a process of its own: of what a large piece took, the next one gets the same pages."""
+    script = """
+import resource
+from llmproxy.server.server import keep_freed_memory
+assert keep_freed_memory()
+faults = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+[bytes(250_000) for _ in range(8)]
+before = faults()
+for _ in range(50):
+    pieces = [bytes(250_000) for _ in range(8)]
+    del pieces
+print(faults() - before)
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True, timeout=60)
+    assert int(done.stdout) < 1000, "without it, 60 pages for each of 400"
+    monkeypatch.setattr(ctypes, "CDLL", lambda name: object())
+    assert not keep_freed_memory()

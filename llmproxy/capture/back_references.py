@@ -15,7 +15,10 @@ SMALLEST_BYTES = 16 * 1024
 _REMEMBERED_BODIES = 8
 # A body in more places than this is not referred to: the next one is written whole, and the following refer to that.
 _MOST_PLACES = 64
-_CHUNK = 256 * 1024
+_CHUNK = 64 * 1024
+# Read into again and again: fresh memory for each comparison cost ten times as much as comparing. All that read are in
+# one event loop, and none keeps what it read.
+_SCRATCH = memoryview(bytearray(_CHUNK))
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,9 +118,9 @@ def _alike_bytes(fd: int, offset: int, piece: bytes, at: int, length: int) -> in
     done = 0
     while done < length:
         size = min(_CHUNK, length - done)
-        theirs = os.pread(fd, size, offset + done)
-        if len(theirs) < size or not piece.startswith(theirs, at + done):  # which copies nothing
-            return done + _common(piece[at + done : at + done + size], theirs)
+        theirs = _SCRATCH[: os.preadv(fd, [_SCRATCH[:size]], offset + done)]
+        if len(theirs) < size or not piece.startswith(theirs, at + done):
+            return done + _common(piece[at + done : at + done + size], bytes(theirs))
         done += size
     return done
 

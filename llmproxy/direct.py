@@ -268,8 +268,7 @@ class Passage:
                 return
             self._started = True
             lines, recorded = self._direct.response_fields.lines(connection.headers, status)
-            lines.insert(0, b"HTTP/1.1 %d %b" % (status, connection.reason))
-            self._head = status, lines, connection.length
+            self._head = status, [b"HTTP/1.1 %d %b" % (status, connection.reason), *lines], connection.length
         ended, failed = connection.complete, connection.failure
         piece = connection.take() if connection.readable else b""
         if recorded is None:

@@ -159,7 +159,7 @@ class ResponseFields:
         self._plain: dict[bytes, bool] = {}  # whether fields of a name are neither dropped nor redacted
 
     def lines(self, upstream: Headers, status: int) -> tuple[list[bytes], list[bytes]]:
-        """The field lines for the client, and those to be recorded."""
+        """The field lines for the client, and those to be recorded: not to be changed, for they may be one list."""
         plain = self._plain
         recorded = []
         special = status in (204, 304)
@@ -168,7 +168,7 @@ class ResponseFields:
             if not plain.get(name, False) and not self._is_plain(name):
                 special = True
         if not special:
-            return recorded.copy(), recorded
+            return recorded, recorded
         redacted = self._secret_names.redacted
         passed_on = [name + b": " + value for name, value in response_headers(upstream, status)]
         return passed_on, [name + b": " + redacted(name, value) for name, value in upstream]

@@ -141,7 +141,10 @@ class Connection(asyncio.Protocol):
             return  # a trailer (RFC 9112 section 7.1.2); it may be dropped
         length = len(name)
         if length == 14 and name.lower() == b"content-length":
-            self._lengths.update(part.strip() for part in value.split(b","))
+            if b"," in value:
+                self._lengths.update(part.strip() for part in value.split(b","))
+            else:
+                self._lengths.add(value)
         elif length == 17 and name.lower() == b"transfer-encoding":
             self._chunked = True
             if value.strip().lower() != b"chunked":

@@ -35,7 +35,8 @@ LAYERS: list[dict[str, set[str]]] = [
         "export": set(),
     },
     {
-        "direct": {"forward"},
+        "direct": {"forward", "passage"},
+        "passage": {"forward"},
         "forward": set(),
         "store": set(),
         "ask": set(),
@@ -70,6 +71,7 @@ NEVER_ON_THE_HOT_PATH = {"reconstruct", "parts", "store", "ingest"}
 HOT = {
     "direct",
     "forward",
+    "passage",
     "headers",
     "capture",
     "transports",

@@ -32,7 +32,7 @@ from llmproxy.capture.spool_reader import SpoolReader
 from llmproxy.config import CaptureConfig
 from llmproxy.hooks import Hook, call_hooks
 from llmproxy.prompt_time import SAVED_SECONDS, PromptTime, give_way
-from llmproxy.reconstruct import Reconstruction, api_of
+from llmproxy.reconstruct import Api, Reconstruction, api_of
 from llmproxy.reconstruct.other_paths import holds_no_conversation
 from llmproxy.reconstruct.retrieval import is_retrieval, retrieved
 from llmproxy.reconstruct.turn import NotReconstructed, Turn
@@ -204,26 +204,37 @@ def read(exchange: Exchange) -> Reading:
         unknown = exchange.method == "POST" and not holds_no_conversation(exchange.path)
         return Reading(None, None, "no reader for this path" if unknown else None)
     try:
-        reconstruction = Reconstruction(
-            api,
-            request_headers=exchange.request_headers,
-            request_body=b"{}" if retrieval else exchange.request_body,
-            request_truncated=exchange.request_truncated,
-        )
-        if exchange.status is not None:
-            reconstruction.response(exchange.status, exchange.response_headers)
-            for at, piece in exchange.response_body:
-                reconstruction.feed(piece, at)
-        turn = reconstruction.finish(complete=exchange.outcome == "complete" and not exchange.response_truncated)
         if retrieval:
-            awaited = retrieved(turn)
-            return Reading(api if awaited else None, awaited, None)
+            return _read_retrieval(exchange)
+        return Reading(api, _turn(exchange, api, exchange.request_body), None)
     except NotReconstructed as exc:
-        return Reading(None, None, None) if retrieval else Reading(api, None, str(exc))
+        return Reading(api, None, str(exc))
     except Exception as exc:  # a mistake of ours must not cost the exchange, nor its neighbours: it is kept raw
         logger.exception("exchange %s cannot be reconstructed", exchange.id)
         return Reading(api, None, f"internal error: {type(exc).__name__}")
-    return Reading(api, turn, None)
+
+
+def _read_retrieval(exchange: Exchange) -> Reading:
+    """No model call, but where it brought the answer to one."""
+    try:
+        turn = retrieved(_turn(exchange, "responses", b"{}"))
+    except NotReconstructed:
+        turn = None
+    return Reading("responses" if turn else None, turn, None)
+
+
+def _turn(exchange: Exchange, api: Api, request_body: bytes) -> Turn:
+    reconstruction = Reconstruction(
+        api,
+        request_headers=exchange.request_headers,
+        request_body=request_body,
+        request_truncated=exchange.request_truncated,
+    )
+    if exchange.status is not None:
+        reconstruction.response(exchange.status, exchange.response_headers)
+        for at, piece in exchange.response_body:
+            reconstruction.feed(piece, at)
+    return reconstruction.finish(complete=exchange.outcome == "complete" and not exchange.response_truncated)
 
 
 @dataclass(frozen=True, slots=True)

@@ -92,13 +92,12 @@ def _write(part: Part, written: JsonObject, content: list[JsonObject], *, assist
 
 def _reasoning(part: ReasoningPart, own: JsonObject, written: JsonObject, content: list[JsonObject]) -> None:
     """Sent back where it came in Chat Completions; another API's is its own affair."""
+    beside = {key: value for key, value in own.items() if key != "type"}
     if own.get("type") == "thinking":
-        extra = {key: value for key, value in own.items() if key != "type"}
-        content.append({"type": "thinking", "thinking": [{"type": "text", "text": part.text}], **extra})
+        content.append({"type": "thinking", "thinking": [{"type": "text", "text": part.text}], **beside})
         return
     if own.get("type") == "reasoning":
-        extra = {key: value for key, value in own.items() if key != "type"}
-        content.append({"type": "reasoning", "summary": [{"type": "summary_text", "text": part.text, **extra}]})
+        content.append({"type": "reasoning", "summary": [{"type": "summary_text", "text": part.text, **beside}]})
         return
     if "field" in own:
         written[own["field"]] = part.text

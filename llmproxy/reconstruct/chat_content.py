@@ -1,6 +1,6 @@
 """The content of a chat completion's message put together from the deltas of its stream."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -61,6 +61,11 @@ class ContentDeltas:
         return says
 
 
+def beside_text(entries: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
+    """What the entries of a thought say besides its text, such as its signature."""
+    return {key: value for entry in entries for key, value in entry.items() if key not in ("type", "text") and value}
+
+
 def _goes_on(known: _Block, block: _Block) -> bool:
     # A thought that has its signature is whole.
     is_signed = (known.fields.get("signature") or known.entry.get("signature")) and any(block.pieces)
@@ -79,10 +84,9 @@ def _read(given: Mapping[str, Any]) -> _Block | None:
     said = given.get(section)
     entries = [entry for entry in said if isinstance(entry, dict)] if isinstance(said, list) else [{"text": said}]
     texts = [entry.get("text") for entry in entries]
-    beside = {k: v for entry in entries for k, v in entry.items() if k not in ("type", "text") and v}
     return _Block(
         {key: value for key, value in given.items() if key != section and value is not None},
-        beside,
+        beside_text(entries),
         [text for text in texts if isinstance(text, str)],
         isinstance(said, str),
     )

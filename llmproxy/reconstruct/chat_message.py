@@ -7,6 +7,7 @@ from llm.parts import AttachmentPart, Message, Part, ReasoningPart, TextPart, To
 
 from llmproxy.reconstruct import attachments
 from llmproxy.reconstruct.arguments import call_part, custom_call_part
+from llmproxy.reconstruct.chat_content import beside_text
 from llmproxy.reconstruct.chat_executed_tools import executed_tool_parts
 from llmproxy.reconstruct.chat_reasoning import REASONING_FIELDS, reasoning_parts
 from llmproxy.reconstruct.json_values import Notes, dump, mapping, namespaced, objects, string, without_empty
@@ -162,9 +163,8 @@ def _thinking(block: Mapping[str, Any], section: str, notes: Notes) -> list[Part
     said = block.get(section)
     entries = objects(said, section, notes) if isinstance(said, list) else [{"text": said}]
     text = "".join(string(entry.get("text"), section, notes) for entry in entries)
-    beside = {key: value for entry in entries for key, value in entry.items() if key not in ("type", "text") and value}
     extra = {key: value for key, value in block.items() if key not in (section, "closed", "cache_control")}
-    extra = without_empty({**extra, **beside})
+    extra = without_empty({**extra, **beside_text(entries)})
     return [ReasoningPart(text, provider_metadata=namespaced("openai", extra))] if text or len(extra) > 1 else []
 
 

@@ -17,9 +17,9 @@ import httpx2
 from llmproxy.capture.tee import RequestHead, Tee
 from llmproxy.client import DirectClient, Head
 from llmproxy.errors import ProxyError
-from llmproxy.forward import headers_for, is_websocket
+from llmproxy.forward import headers_for, is_websocket, question
 from llmproxy.guard import Guard
-from llmproxy.headers import Header, ResponseFields
+from llmproxy.headers import Header
 from llmproxy.passage import Passage, Plan
 from llmproxy.transports.http1 import HTTP1Transport, request_head
 from llmproxy.upstreams import Upstreams
@@ -40,7 +40,6 @@ class Direct:
         self._upstreams = upstreams
         self._is_ours = is_ours
         self._tee = tee
-        self._response_fields = ResponseFields(tee.secret_names)
 
     def take(self, client: DirectClient) -> Passage | None:
         """What will answer a request when it is begun; None where ASGI's way is the one."""
@@ -48,7 +47,7 @@ class Direct:
         plan = head.plan
         if plan is None:
             plan = head.plan = self._plan(head) or False
-        return Passage(self._tee, self._response_fields, plan, client) if plan else None
+        return Passage(self._tee, plan, client) if plan else None
 
     def _plan(self, head: Head) -> Plan | None:
         if self._is_ours(head) or is_websocket(head.headers):
@@ -59,16 +58,16 @@ class Direct:
             transport = upstream.transport
             if not isinstance(transport, HTTP1Transport):
                 return None
-            question = b"?" + head.query if head.query or head.target.endswith(b"?") else b""
+            behind = question(head.query, head.target)
             length = _LENGTH if head.length_at >= 0 else None
             fields = headers_for(upstream, caller, head.with_length(head.fields, length))
-            text = request_head(head.method, path + question or b"/", fields)
+            text = request_head(head.method, path + behind or b"/", fields)
             pool = transport.pool_of(upstream.url)
         except (ProxyError, httpx2.TransportError):
             return None  # `forward` comes to the same, and says so to the client
         headers: list[Header] = head.with_length(head.headers, length)
         recorded = self._tee.text(
-            RequestHead(upstream.name, caller.client, head.method, head.raw_path + question, headers)
+            RequestHead(upstream.name, caller.client, head.method, head.raw_path + behind, headers)
         )
         marks = {text.count(_LENGTH), recorded.count(_LENGTH) if recorded else text.count(_LENGTH)}
         if marks != {0 if length is None else 1}:

@@ -43,16 +43,15 @@ class Forward:
             raise ProxyError("upgrade_required", "WebSockets are not relayed yet; use the HTTP API")
         raw_path, query = scope["raw_path"], scope["query_string"]
         upstream, path = self._upstreams.resolve(raw_path)
-        # An empty query, which ASGI's scope does not tell from none, is passed on too.
-        question = b"?" + query if query or (client is not None and client.target.endswith(b"?")) else b""
-        head = RequestHead(upstream.name, caller.client, scope["method"], raw_path + question, headers)
+        behind = question(query, client.target if client is not None else b"")
+        head = RequestHead(upstream.name, caller.client, scope["method"], raw_path + behind, headers)
         fields = client.fields if client is not None else headers
         try:
             recording = self._tee.begin(head)
         except SpoolError as exc:
             raise spool_unavailable(exc) from exc
         try:
-            await self._exchange(scope["method"], fields, receive, send, caller, upstream, path + question, recording)
+            await self._exchange(scope["method"], fields, receive, send, caller, upstream, path + behind, recording)
         except ProxyError:
             recording.end("refused")
             raise
@@ -93,8 +92,8 @@ class Forward:
             except SpoolError as exc:
                 raise spool_unavailable(exc) from exc
             response = await upstream.transport.handle_async_request(request)
-            if not 200 <= response.status_code <= 599:
-                raise httpx2.RemoteProtocolError(f"the upstream answered with status {response.status_code}")
+            if (wrong := wrong_status(response.status_code)) is not None:
+                raise wrong
             started = True
             recording.response(response.status_code, response.headers.raw)
             await _relay(request, response, send, recording)
@@ -123,6 +122,18 @@ def headers_for(upstream: Upstream, caller: Caller, fields: Headers) -> list[Hea
     if get(fields, b"transfer-encoding") is not None:
         headers.append((b"transfer-encoding", b"chunked"))
     return headers
+
+
+def question(query: bytes, target: bytes) -> bytes:
+    """What stands behind the path. An empty query, which ASGI's scope does not tell from none, is passed on too."""
+    return b"?" + query if query or target.endswith(b"?") else b""
+
+
+def wrong_status(status: int) -> httpx2.RemoteProtocolError | None:
+    """What is wrong with the status of a final response (RFC 9110 section 15)."""
+    if 200 <= status <= 599:
+        return None
+    return httpx2.RemoteProtocolError(f"the upstream answered with status {status}")
 
 
 def spool_unavailable(error: SpoolError) -> ProxyError:

@@ -68,12 +68,16 @@ def response_headers(upstream: Headers, status: int) -> list[Header]:
 
     A 204 and a 304 have no body, so a server framing our answer must not be told of one (RFC 9110 section 8.6).
     """
+    return _without(upstream, _not_sent_to_client(upstream, status))
+
+
+def _not_sent_to_client(upstream: Headers, status: int) -> frozenset[bytes]:
     named = _named_by_connection(upstream)
     # The framing is not `Connection`'s to take away: the body is as long as it is.
     dropped = HOP_BY_HOP | (named - {b"content-length"}) if named else HOP_BY_HOP
     if status in (204, 304):
         dropped |= {b"content-length"}
-    return _without(upstream, dropped)
+    return dropped
 
 
 def _without(headers: Headers, dropped: frozenset[bytes]) -> list[Header]:
@@ -161,17 +165,21 @@ class ResponseFields:
     def lines(self, upstream: Headers, status: int) -> tuple[list[bytes], list[bytes]]:
         """The field lines for the client, and those to be recorded: not to be changed, for they may be one list."""
         plain = self._plain
-        recorded = []
+        lines = []
         special = status in (204, 304)
         for name, value in upstream:
-            recorded.append(name + b": " + value)
+            lines.append(name + b": " + value)
             if not plain.get(name, False) and not self._is_plain(name):
                 special = True
         if not special:
-            return recorded, recorded
-        redacted = self._secret_names.redacted
-        passed_on = [name + b": " + value for name, value in response_headers(upstream, status)]
-        return passed_on, [name + b": " + redacted(name, value) for name, value in upstream]
+            return lines, lines
+        dropped, rules = _not_sent_to_client(upstream, status), self._secret_names
+        passed_on = [line for line, (name, _) in zip(lines, upstream, strict=True) if name.lower() not in dropped]
+        recorded = [
+            line if (rule := rules[name]) is None else name + b": " + rule(value)
+            for line, (name, value) in zip(lines, upstream, strict=True)
+        ]
+        return passed_on, recorded
 
     def _is_plain(self, name: bytes) -> bool:
         known = self._plain.get(name)

@@ -12,10 +12,9 @@ import httpx2
 from llmproxy.capture.tee import Recording, SpoolError, Tee
 from llmproxy.client import DirectClient
 from llmproxy.errors import ProxyError
-from llmproxy.forward import failure, spool_unavailable
-from llmproxy.headers import ResponseFields
+from llmproxy.forward import failure, spool_unavailable, wrong_status
 from llmproxy.transports.connection import Connection
-from llmproxy.transports.http1 import Pool, in_chunks
+from llmproxy.transports.http1 import LAST_CHUNK, Pool, chunk, in_chunks
 from llmproxy.upstreams import Upstream
 
 logger = logging.getLogger("llmproxy")
@@ -62,7 +61,6 @@ class Passage:
         "_over",
         "_plan",
         "_recording",
-        "_response_fields",
         "_started",
         "_task",
         "_tee",
@@ -70,9 +68,8 @@ class Passage:
 
     _recording: Recording
 
-    def __init__(self, tee: Tee, response_fields: ResponseFields, plan: Plan, client: DirectClient) -> None:
+    def __init__(self, tee: Tee, plan: Plan, client: DirectClient) -> None:
         self._tee = tee
-        self._response_fields = response_fields
         self._plan = plan
         self._client = client
         self._connection: Connection | None = None
@@ -88,8 +85,7 @@ class Passage:
 
     def begin(self) -> None:
         plan, client = self._plan, self._client
-        before, after = plan.recorded
-        text = before + client.length + after if client.length is not None else before
+        text = _with_length(plan.recorded, client.length)
         if client.whole:
             self._body = client.take()
         try:
@@ -147,9 +143,7 @@ class Passage:
         plan, body = self._plan, self._body
         self._connection = connection
         self._body = b""
-        before, after = plan.head
-        length = self._client.length
-        head = before + length + after if length is not None else before
+        head = _with_length(plan.head, self._client.length)
         if self._more:
             connection.begin(plan.method, head, self._framed(body))
             connection.sending = True
@@ -171,13 +165,13 @@ class Passage:
                     self._recording.request_body(piece)
                     await connection.write(self._framed(piece), timeout)
             if self._plan.chunked:
-                await connection.write(b"0\r\n\r\n", timeout)
+                await connection.write(LAST_CHUNK, timeout)
             connection.sending = False
         except httpx2.TransportError as exc:
             connection.fail(exc)
 
     def _framed(self, piece: bytes) -> bytes:
-        return b"%x\r\n%b\r\n" % (len(piece), piece) if self._plan.chunked and piece else piece
+        return chunk(piece) if self._plan.chunked and piece else piece
 
     # -- and back
 
@@ -192,11 +186,11 @@ class Passage:
                 self._failed(connection.failure)
                 return
             status = connection.status
-            if not 200 <= status <= 599:
-                self._failed(httpx2.RemoteProtocolError(f"the upstream answered with status {status}"))
+            if (wrong := wrong_status(status)) is not None:
+                self._failed(wrong)
                 return
             self._started = True
-            lines, recorded = self._response_fields.lines(connection.headers, status)
+            lines, recorded = self._tee.response_fields.lines(connection.headers, status)
             self._head = status, [b"HTTP/1.1 %d %b" % (status, connection.reason), *lines], connection.length
         ended, failed = connection.complete, connection.failure
         piece = connection.take() if connection.readable else b""
@@ -320,3 +314,8 @@ class Passage:
     def _waited(self, task: asyncio.Task[None]) -> None:
         if not task.cancelled() and (exc := task.exception()) is not None:
             self.broken(exc)
+
+
+def _with_length(around: tuple[bytes, bytes], length: bytes | None) -> bytes:
+    before, after = around
+    return before + length + after if length is not None else before

@@ -7,7 +7,7 @@ from typing import NamedTuple
 from llmproxy.capture.back_references import SMALLEST_BYTES, Body
 from llmproxy.capture.exchange import ExchangeIds, Outcome
 from llmproxy.capture.spool import Segment, SpoolError, SpoolWriter
-from llmproxy.headers import Headers, SecretNames, redact_target
+from llmproxy.headers import Headers, ResponseFields, SecretNames, redact_target
 from llmproxy.metrics import Metrics
 
 
@@ -42,6 +42,7 @@ class Tee:
         self.metrics = metrics
         self.max_body_bytes = max_body_bytes
         self.secret_names = SecretNames(redact)
+        self.response_fields = ResponseFields(self.secret_names)
         self.required = required
         self.ids = ExchangeIds()
 

@@ -299,12 +299,10 @@ class Cycle:
 
     def _start(self, message: MutableMapping[str, Any]) -> None:
         status: int = message["status"]
-        reason = message.get("reason")
-        lines = [b"HTTP/1.1 %d %b" % (status, reason if reason is not None else REASONS.get(status, b""))]
+        headers = list(message.get("headers", ()))
         length: int | None = None
         chunked = closes = False
-        for name, value in message.get("headers", ()):
-            lines.append(name + b": " + value)
+        for name, value in headers:
             lower = name.lower()
             if lower == b"content-length":
                 length = int(value)
@@ -312,6 +310,7 @@ class Cycle:
                 chunked = value.lower() == b"chunked"
             elif lower == b"connection" and b"close" in value.lower():
                 closes = True
+        lines = _lines(status, message.get("reason"), headers)
         self.start(status, lines, length, chunked=chunked, closes=closes)
 
     def _send(self, before: bytes, piece: bytes, after: bytes) -> None:
@@ -325,8 +324,13 @@ class Cycle:
 
 def response_head(status: int, headers: Sequence[Header]) -> bytes:
     """A response's head as bytes. Raises `RuntimeError` for fields that would begin another one."""
-    lines = [b"HTTP/1.1 %d %b" % (status, REASONS.get(status, b""))]
-    return joined(lines + [name + b": " + value for name, value in headers])
+    return joined(_lines(status, None, headers))
+
+
+def _lines(status: int, reason: bytes | None, headers: Sequence[Header]) -> list[bytes]:
+    if reason is None:
+        reason = REASONS.get(status, b"")
+    return [b"HTTP/1.1 %d %b" % (status, reason), *[name + b": " + value for name, value in headers]]
 
 
 def joined(lines: Sequence[bytes]) -> bytes:

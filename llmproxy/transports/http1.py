@@ -19,6 +19,7 @@ from llmproxy.transports.raw_headers import RawHeaders
 
 KEEPALIVE_SECONDS = 30.0
 MAX_KNOWN_URLS = 256
+LAST_CHUNK = b"0\r\n\r\n"
 
 
 class HTTP1Transport(httpx2.AsyncBaseTransport):
@@ -275,7 +276,12 @@ def request_head(method: str, target: bytes, fields: Headers) -> bytes:
 
 def in_chunks(body: bytes) -> bytes:
     """A whole body in the coding of RFC 9112 section 7.1."""
-    return b"%x\r\n%b\r\n0\r\n\r\n" % (len(body), body) if body else b"0\r\n\r\n"
+    return chunk(body) + LAST_CHUNK if body else LAST_CHUNK
+
+
+def chunk(piece: bytes) -> bytes:
+    """A piece of a body, which is not empty, in that coding."""
+    return b"%x\r\n%b\r\n" % (len(piece), piece)
 
 
 async def _upload(connection: Connection, request: httpx2.Request, chunked: bool, timeout: float | None) -> None:
@@ -290,11 +296,11 @@ async def _upload(connection: Connection, request: httpx2.Request, chunked: bool
             if expected is not None and sent > expected:
                 break
             if piece:
-                await connection.write(b"%x\r\n%b\r\n" % (len(piece), piece) if chunked else piece, timeout)
+                await connection.write(chunk(piece) if chunked else piece, timeout)
         if expected is not None and sent != expected:
             raise httpx2.LocalProtocolError(f"the body has {sent} bytes where its Content-Length says {expected}")
         if chunked:
-            await connection.write(b"0\r\n\r\n", timeout)
+            await connection.write(LAST_CHUNK, timeout)
         connection.sending = False
     except httpx2.TransportError as exc:
         connection.fail(exc)

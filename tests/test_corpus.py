@@ -4,7 +4,8 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import closing
 from typing import Any
 
 import httpx2
@@ -46,6 +47,13 @@ def recorded(tmp_path_factory: pytest.TempPathFactory) -> Any:
     return home, played, ids_by_record(program)
 
 
+@pytest.fixture
+def db(recorded: Any) -> Iterator[sqlite_utils.Database]:
+    home, _, _ = recorded
+    with closing(sqlite_utils.Database(home / "logs.db")) as db:
+        yield db
+
+
 def send(client: httpx2.Client, record: Record) -> None:
     skipped = ("host", "content-length", "connection", "accept-encoding", "transfer-encoding", "expect")
     headers = {name: value for name, value in record.request_headers.items() if name.lower() not in skipped}
@@ -61,9 +69,7 @@ def ids_by_record(program: Program) -> dict[str, str]:
     return {dict(json.loads(headers))["x-record"]: id for id, headers in rows}
 
 
-def test_a_reference_stands_for_each_item_that_was_answered(recorded: Any) -> None:
-    home, _, _ = recorded
-    db = sqlite_utils.Database(home / "logs.db")
+def test_a_reference_stands_for_each_item_that_was_answered(db: sqlite_utils.Database) -> None:
     items = Items(db.conn)
 
     def plain(messages: Iterable[Message]) -> list[dict[str, Any]]:
@@ -98,9 +104,8 @@ def outputs(db: sqlite_utils.Database, turn_id: str) -> list[Message]:
     return store.load_chain(tip)[len(store.load_chain(parent)) :]
 
 
-def test_every_record_is_a_row_and_every_answer_a_turn(recorded: Any) -> None:
-    home, played, ids = recorded
-    db = sqlite_utils.Database(home / "logs.db")
+def test_every_record_is_a_row_and_every_answer_a_turn(recorded: Any, db: sqlite_utils.Database) -> None:
+    _, played, ids = recorded
     reasons = db.execute("select id, reason from llmproxy_exchanges where reason is not null").fetchall()
     by_id = {id: name for name, id in ids.items()}
     assert {by_id[id]: reason for id, reason in reasons} == {}
@@ -117,7 +122,7 @@ def test_every_record_is_a_row_and_every_answer_a_turn(recorded: Any) -> None:
     assert LogStore(db).verify() == []
 
 
-def test_llm_logs_reads_all_of_it(recorded: Any) -> None:
+def test_llm_logs_reads_all_of_it(recorded: Any, db: sqlite_utils.Database) -> None:
     home, _, _ = recorded
     said = subprocess.run(
         [sys.executable, "-m", "llm", "logs", "list", "--json", "-n", "0"],
@@ -127,13 +132,11 @@ def test_llm_logs_reads_all_of_it(recorded: Any) -> None:
         timeout=60,
     )
     assert said.stderr == b""
-    turns = sqlite_utils.Database(home / "logs.db")["turns"].count
-    assert len(json.loads(said.stdout)) == turns > 250
+    assert len(json.loads(said.stdout)) == db["turns"].count > 250
 
 
-def test_text_tool_calls_and_usage_are_the_references(recorded: Any) -> None:
-    home, _, ids = recorded
-    db = sqlite_utils.Database(home / "logs.db")
+def test_text_tool_calls_and_usage_are_the_references(recorded: Any, db: sqlite_utils.Database) -> None:
+    _, _, ids = recorded
     differing: list[tuple[Any, ...]] = []
     for name, reference in references().items():
         row = db.execute(
@@ -194,9 +197,8 @@ def reading(reference: dict[str, Any]) -> tuple[str, str | None, list[tuple[str,
     return None
 
 
-def test_every_link_is_in_the_right_thread_and_nothing_else(recorded: Any) -> None:
-    home, played, ids = recorded
-    db = sqlite_utils.Database(home / "logs.db")
+def test_every_link_is_in_the_right_thread_and_nothing_else(recorded: Any, db: sqlite_utils.Database) -> None:
+    _, played, ids = recorded
     rows = db.execute("select distinct exchange_id, parent_exchange_id from llmproxy_turns").fetchall()
     name_of = {id: name for name, id in ids.items()}
     parents = {name_of[id]: name_of.get(parent) for id, parent in rows}

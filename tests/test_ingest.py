@@ -10,6 +10,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -148,10 +149,11 @@ def test_an_answer_that_was_made_in_the_background_is_a_turn_once(tmp_path: Path
     turns = rows(settings, "select id, thread_id, input_tokens from turns order by id")
     assert [tokens for _, _, tokens in turns] == [None, 3, None]
     assert {thread for _, thread, _ in turns} == {turns[0][0]}
-    said_in_thread = [
-        (message.role, "".join(part.text for part in message.parts if isinstance(part, TextPart)))
-        for message in LogStore(Database(str(settings.database_path))).thread_messages(turns[0][0])
-    ]
+    with closing(Database(str(settings.database_path))) as db:
+        said_in_thread = [
+            (message.role, "".join(part.text for part in message.parts if isinstance(part, TextPart)))
+            for message in LogStore(db).thread_messages(turns[0][0])
+        ]
     assert said_in_thread == [("user", "q"), ("assistant", "42"), ("user", "q2"), ("assistant", "42")]
 
 

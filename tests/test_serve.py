@@ -8,6 +8,7 @@ import sqlite3
 import subprocess
 import sys
 import threading
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -70,7 +71,8 @@ def assert_verified(program: Program) -> None:
     import sqlite_utils
     from llm.logs import LogStore
 
-    assert LogStore(sqlite_utils.Database(program.database)).verify() == []
+    with closing(sqlite_utils.Database(program.database)) as db:
+        assert LogStore(db).verify() == []
 
 
 def assert_nowhere(program: Program, secret: bytes) -> None:

@@ -6,10 +6,11 @@ finish.
 """
 
 import errno
+import glob
 import os
 import sqlite3
 import time
-from contextlib import closing
+from contextlib import closing, suppress
 from pathlib import Path
 from tempfile import NamedTemporaryFile
 
@@ -27,6 +28,8 @@ PAGE_BYTES = 1024
 STILL_SECONDS = 0.5
 PATIENCE_SECONDS = 5.0
 POLL_SECONDS = 0.02
+# No database takes so long to make: who began it was killed.
+ABANDONED_SECONDS = 60.0
 
 
 def open_database(path: Path, *, full_sync: bool = False) -> Database:
@@ -64,6 +67,10 @@ def _make(path: Path) -> None:
     for left in ("-wal", "-shm", "-journal"):
         # A removed database's: SQLite would take them for the new one's, and spoil it with them.
         path.with_name(path.name + left).unlink(missing_ok=True)
+    for unfinished in path.parent.glob(f".{glob.escape(path.name)}-*"):
+        with suppress(FileNotFoundError):
+            if time.time() - unfinished.stat().st_mtime > ABANDONED_SECONDS:
+                unfinished.unlink()
     with NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}-") as file:
         file.write(content)
         file.flush()

@@ -1,7 +1,7 @@
 """What is written in bulk is what `llm` itself would have written."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -142,9 +142,9 @@ def meaning(value: Any) -> Any:
     return json.loads(value) if isinstance(value, str) and value[:1] in ("{", "[") else value
 
 
-def test_the_same_rows_as_llm_itself_writes(tmp_path: Path) -> None:
-    ours = open_database(tmp_path / "ours.db")
-    theirs = Database(tmp_path / "theirs.db")
+def test_the_same_rows_as_llm_itself_writes(tmp_path: Path, closed_after: Callable[[Database], Database]) -> None:
+    ours = closed_after(open_database(tmp_path / "ours.db"))
+    theirs = closed_after(Database(tmp_path / "theirs.db"))
     logs, store = LogStore(theirs), TurnStore(ours)
     logs.ensure_thread("thread")
     store.ensure_thread("thread", (), None, STARTED)
@@ -168,8 +168,8 @@ def test_the_same_rows_as_llm_itself_writes(tmp_path: Path) -> None:
         assert LogStore(ours).turn_response_json(f"turn{at}") == turn.response_json
 
 
-def test_a_long_chain_is_stored_once(tmp_path: Path) -> None:
-    db = open_database(tmp_path / "logs.db")
+def test_a_long_chain_is_stored_once(tmp_path: Path, closed_after: Callable[[Database], Database]) -> None:
+    db = closed_after(open_database(tmp_path / "logs.db"))
     store = TurnStore(db)
     store.ensure_thread("thread", (), None, STARTED)
     input = tuple(Message("user" if at % 2 == 0 else "assistant", [TextPart(f"{at}")]) for at in range(1201))
@@ -190,8 +190,10 @@ def test_a_long_chain_is_stored_once(tmp_path: Path) -> None:
     assert store.history("again") == [*input, ANSWER, QUESTION[1], ANSWER]
 
 
-def test_what_is_not_latin_takes_no_more_room_than_it_was_sent_with(tmp_path: Path) -> None:
-    db = open_database(tmp_path / "logs.db")
+def test_what_is_not_latin_takes_no_more_room_than_it_was_sent_with(
+    tmp_path: Path, closed_after: Callable[[Database], Database]
+) -> None:
+    db = closed_after(open_database(tmp_path / "logs.db"))
     store = TurnStore(db)
     store.ensure_thread("thread", (), None, STARTED)
     text = "幸せな家族はどれも似ている。每个不幸的家庭各有不幸。"

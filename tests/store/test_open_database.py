@@ -1,8 +1,11 @@
 """The logs database is opened whatever happened to those that opened it before, and whatever others do meanwhile."""
 
+import os
 import signal
 import subprocess
 import sys
+from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -46,10 +49,10 @@ LLM_MIGRATES_MEANWHILE = PRELUDE + "after_each(slow); LogStore(Database(path))"
 
 
 def check(path: Path) -> None:
-    db = open_database(path)
-    assert LogStore(db).verify() == []
-    assert db["llmproxy_exchanges"].count == 0
-    assert db.journal_mode == "wal"
+    with closing(open_database(path)) as db:
+        assert LogStore(db).verify() == []
+        assert db["llmproxy_exchanges"].count == 0
+        assert db.journal_mode == "wal"
     assert path.stat().st_mode & 0o777 == 0o600
     assert {each.name for each in path.parent.iterdir()} <= {"logs.db", "logs.db-wal", "logs.db-shm"}
 
@@ -64,10 +67,19 @@ def test_a_process_killed_while_it_makes_the_database_spoils_nothing(tmp_path: P
     check(path)
 
 
-def test_llm_may_make_the_database_while_we_do(tmp_path: Path) -> None:
+def test_what_a_killed_process_left_unfinished_is_removed(tmp_path: Path) -> None:
+    abandoned, others = tmp_path / ".logs.db-abc", tmp_path / ".logs.db-def"
+    abandoned.touch()
+    others.touch()
+    os.utime(abandoned, (0, 0))
+    open_database(tmp_path / "logs.db").close()
+    assert not abandoned.exists() and others.exists()
+
+
+def test_llm_may_make_the_database_while_we_do(tmp_path: Path, closed_after: Callable[[Database], Database]) -> None:
     path = tmp_path / "logs.db"
     ours = at_work(MAKES_IT_MEANWHILE, path)
-    LogStore(Database(path))
+    LogStore(closed_after(Database(path)))
     path.chmod(0o600)
     ours.communicate("go on\n", timeout=60)
     assert ours.returncode == 0
@@ -87,15 +99,17 @@ def test_llm_is_let_finish_its_migrations(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("checkpointed", [False, True])
-def test_what_a_removed_database_left_is_not_taken_for_the_new_ones(tmp_path: Path, checkpointed: bool) -> None:
+def test_what_a_removed_database_left_is_not_taken_for_the_new_ones(
+    tmp_path: Path, checkpointed: bool, closed_after: Callable[[Database], Database]
+) -> None:
     path = tmp_path / "logs.db"
-    removed = open_database(path)
+    removed = closed_after(open_database(path))
     removed.table("big").insert_all({"text": "x" * 1000} for _ in range(1000))
     if checkpointed:
         removed.execute("pragma wal_checkpoint")
         removed.table("big").insert({"text": "y"})
     path.unlink()
-    new = open_database(path)
+    new = closed_after(open_database(path))
     new.table("small").insert({"text": "z"})
     assert new.execute("pragma integrity_check").fetchall() == [("ok",)]
     assert not new["big"].exists()

@@ -2,7 +2,8 @@
 
 import json
 import sqlite3
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -98,7 +99,9 @@ def test_what_an_older_version_wrote_is_kept_and_gone_on_with(tmp_path: Path) ->
     open_database(tmp_path / "logs.db").close()
 
 
-def test_a_migration_that_fails_leaves_the_older_versions_database(tmp_path: Path) -> None:
+def test_a_migration_that_fails_leaves_the_older_versions_database(
+    tmp_path: Path, closed_after: Callable[[Database], Database]
+) -> None:
     older(tmp_path / "logs.db", conversation())
     between = Database(tmp_path / "logs.db")
     was = exchanges(between)
@@ -109,15 +112,15 @@ def test_a_migration_that_fails_leaves_the_older_versions_database(tmp_path: Pat
     assert exchanges(between) == was
     between.execute("drop table llmproxy_exchange_rows")
     between.close()
-    assert exchanges(open_database(tmp_path / "logs.db")) == was
+    assert exchanges(closed_after(open_database(tmp_path / "logs.db"))) == was
 
 
 def test_an_older_database_is_read_as_it_is(tmp_path: Path) -> None:
     turns = conversation()
     older(tmp_path / "logs.db", turns)
-    connection = sqlite3.connect(f"file:{tmp_path / 'logs.db'}?mode=ro", uri=True)
-    for exchange, turn in turns:
-        captured = read_turn(connection, exchange.id)
+    with closing(sqlite3.connect(f"file:{tmp_path / 'logs.db'}?mode=ro", uri=True)) as connection:
+        read = [read_turn(connection, exchange.id) for exchange, _ in turns]
+    for (exchange, turn), captured in zip(turns, read, strict=True):
         assert captured is not None
         assert (captured.input, captured.status) == (turn.input, 200)
         assert [name.encode() for name, _ in captured.headers] == [name for name, _ in exchange.request_headers]
@@ -146,8 +149,9 @@ def test_exchanges_are_deleted_by_their_old_name() -> None:
     assert recordings.db["llmproxy_exchange_rows"].count == 0
 
 
-def test_a_database_that_we_make_has_small_pages(tmp_path: Path) -> None:
-    assert open_database(tmp_path / "logs.db").execute("pragma page_size").fetchone() == (PAGE_BYTES,)
+def test_a_database_that_we_make_has_small_pages(tmp_path: Path, closed_after: Callable[[Database], Database]) -> None:
+    db = closed_after(open_database(tmp_path / "logs.db"))
+    assert db.execute("pragma page_size").fetchone() == (PAGE_BYTES,)
 
 
 def read_back(db: Database) -> list[Any]:

@@ -144,13 +144,14 @@ class SpoolWriter:
     def append(self, segment: Segment, kind: bytes, exchange: bytes, microseconds: int, payload: bytes) -> int:
         """Add a record. It is on disk after `flush`, or by itself a moment later. Returns the length of its line."""
         line = b"@%b %b %d %d " % (kind, exchange, microseconds, len(payload))
-        segment.buffer += (line, b"%08x\n" % crc32(payload, crc32(line)), payload, b"\n")
-        segment.buffered += len(line) + len(payload) + 10
-        if segment.buffered > BUFFER_BYTES:
+        line = b"%b%08x\n" % (line, crc32(payload, crc32(line)))
+        segment.buffer += (line, payload, b"\n")
+        buffered = segment.buffered = segment.buffered + len(line) + len(payload) + 1
+        if buffered > BUFFER_BYTES:
             self.flush(segment)
         elif self._timer is None:
             self._timer = asyncio.get_running_loop().call_later(FLUSH_SECONDS, self._flush_all)
-        return len(line) + 9
+        return len(line)
 
     def append_request_body(
         self, segment: Segment, exchange: bytes, microseconds: int, piece: bytes, body: Body | None
@@ -185,7 +186,7 @@ class SpoolWriter:
             segment.failures += 1
             segment.bodies.forget()
             self._cut_back(segment)
-            self._on_error(exc, len(buffer) // 4)
+            self._on_error(exc, len(buffer) // 3)
             return False
         return True
 

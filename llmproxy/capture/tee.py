@@ -41,6 +41,8 @@ class Tee:
         self.spool = spool
         self.metrics = metrics
         self.max_body_bytes = max_body_bytes
+        # Shorter bodies go into one record with their heads.
+        self.short_body_bytes = min(SMALLEST_BYTES, max_body_bytes)
         self.secret_names = SecretNames(redact)
         self.response_fields = ResponseFields(self.secret_names)
         self.required = required
@@ -124,7 +126,7 @@ class Recording:
             return
         # The moment that the monotonic clock counts from: the reader sorts by the sum of the two.
         seconds, microseconds = divmod((time.time_ns() - time.monotonic_ns() + self._started) // 1000, 1_000_000)
-        if body and len(body) < min(SMALLEST_BYTES, self._tee.max_body_bytes):
+        if body and len(body) < self._tee.short_body_bytes:
             self.request_bytes = self._request_kept = len(body)
             self._append(b"whole_request", b"started: %d.%06d\n%b\n\n%b" % (seconds, microseconds, text, body))
         else:
@@ -183,7 +185,7 @@ class Recording:
 
     def whole_response(self, status: int, lines: Sequence[bytes], body: bytes) -> None:
         """As `response_lines` and `response_body`, where nothing but the end follows."""
-        if self._segment is not None and len(body) < min(SMALLEST_BYTES, self._tee.max_body_bytes):
+        if self._segment is not None and len(body) < self._tee.short_body_bytes:
             self.status = status
             self.response_bytes = self._response_kept = len(body)
             self._whole = b"\n".join((b"HTTP/1.1 %d" % status, *lines)), body
@@ -275,9 +277,9 @@ class Recording:
                 raise SpoolError("the exchange could not be recorded")
 
     def _append(self, kind: bytes, payload: bytes) -> None:
-        assert self._segment is not None and self._tee.spool is not None
-        elapsed = (time.monotonic_ns() - self._started) // 1000
-        self._tee.spool.append(self._segment, kind, self._id, elapsed, payload)
+        segment, spool = self._segment, self._tee.spool
+        assert segment is not None and spool is not None
+        spool.append(segment, kind, self._id, (time.monotonic_ns() - self._started) // 1000, payload)
 
     def _elapsed_us(self) -> int:
         return (time.monotonic_ns() - self._started) // 1000

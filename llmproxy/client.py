@@ -1,5 +1,6 @@
 """What our own server tells the app of a request besides what ASGI does."""
 
+import re
 from asyncio import Future
 from collections.abc import Awaitable, Callable, Iterable, Mapping, MutableMapping
 from typing import Any, Protocol
@@ -11,6 +12,10 @@ from llmproxy.errors import ProxyError
 from llmproxy.headers import Header
 
 EXTENSION = "llmproxy"
+
+_CONTENT_LENGTH = re.compile(rb"\r\ncontent-length:[ \t]*([0-9]+)[ \t]*(?=\r\n)", re.IGNORECASE)
+# As many as the parser takes for certain (llhttp: 64 bits).
+_MOST_DIGITS = 18
 
 KEPT_HEADS = 256
 # A larger head is not kept: whoever makes them up shall not fill our memory.
@@ -100,6 +105,37 @@ class Heads:
                     self._kept.clear()
                 self._kept[key] = head
         return head
+
+
+class KnownHead:
+    """A head as it came, of which nothing may differ but the value of `Content-Length`. A request that begins with it
+    need not be parsed: what was found in the head would be found again."""
+
+    __slots__ = ("_after", "_before", "head")
+
+    def __init__(self, head: Head, before: bytes, after: bytes) -> None:
+        self.head = head
+        self._before = before
+        self._after = after
+
+    @classmethod
+    def of(cls, head: Head, length: bytes | None, raw: bytes) -> "KnownHead | None":
+        """`raw`: the bytes that `head` and `length` were read from. None where they are more than that, or less."""
+        found = list(_CONTENT_LENGTH.finditer(raw))
+        if len(found) != 1 or found[0][1] != length or raw.find(b"\r\n\r\n") != len(raw) - 4:
+            return None
+        return cls(head, raw[: found[0].start(1)], raw[found[0].end(1) :])
+
+    def found_in(self, data: bytes) -> tuple[bytes, bytes] | None:
+        """The value of `Content-Length`, and what is behind the head, where `data` begins with it."""
+        if not data.startswith(self._before):
+            return None
+        at = len(self._before)
+        end = data.find(b"\r", at, at + _MOST_DIGITS + 1)
+        if end < 0 or not data.startswith(self._after, end):
+            return None
+        length = data[at:end]
+        return (length, data[end + len(self._after) :]) if length.isdigit() else None
 
 
 class Client(Protocol):

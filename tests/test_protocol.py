@@ -2,25 +2,26 @@
 
 import asyncio
 import ctypes
+import itertools
 import platform
 import socket
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
 import uvicorn
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from uvicorn.server import ServerState
 
 from llmproxy.app import App
-from llmproxy.client import client_of
+from llmproxy.client import Heads, client_of
 from llmproxy.config import Config
 from llmproxy.server.protocol import HEAD_BYTES, HTTPProtocol
 from llmproxy.server.server import keep_freed_memory
@@ -160,6 +161,111 @@ def test_no_bytes_break_the_server(data: list[bytes]) -> None:
         assert wire.written == b"" or wire.written.startswith(b"HTTP/1.1 ")
 
     asyncio.run(run())
+
+
+async def echo_all(scope: Any, receive: Any, send: Any) -> None:
+    """Answers with the request as the app has it."""
+    body, more = b"", True
+    while more:
+        message = await receive()
+        body += message["body"]
+        more = message["more_body"]
+    client = client_of(scope)
+    assert client is not None
+    assert scope["headers"] == [(name.lower(), value) for name, value in client.fields]
+    text = b"%b %b %r %b" % (scope["method"].encode(), client.target, client.fields, body)
+    await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"%d" % len(text))]})
+    await send({"type": "http.response.body", "body": text})
+
+
+HEADS = [
+    b"POST %b HTTP/1.1\r\nHost: h\r\n%b\r\nX-A: 1\r\n\r\n" % each
+    for each in (
+        (b"/a", b"Content-Length: %d"),
+        (b"/b", b"content-length:%d"),
+        (b"/c", b"Content-Length:\t%d \t"),
+        (b"/d", b"Content-Length: 00%d"),
+        (b"/a", b"Content-Length: %d\r\nX-B: 2"),
+    )
+]
+BODILESS = b"GET /e HTTP/1.1\r\nHost: h\r\n\r\n"
+BODIES = (b"", b"x", b"\r\n\r\n", b"y" * 300, HEADS[0] % 0)
+
+
+def served(app: Any, pieces: Sequence[bytes], answers: int, *, at_once: bool = False) -> bytes:
+    """What one connection answers to what it reads."""
+
+    async def run() -> bytes:
+        config = uvicorn.Config(app, http=HTTPProtocol, lifespan="off")
+        config.load()
+        server, wire = HTTPProtocol(config, ServerState(), {}), Wire()
+        server.connection_made(wire)
+        for piece in pieces:
+            server.data_received(piece)
+            for _ in range(0 if at_once else 10):
+                await asyncio.sleep(0)
+        async with asyncio.timeout(10):
+            while wire.written.count(b"HTTP/1.1 ") < answers:
+                await asyncio.sleep(0)
+        server.connection_lost(None)
+        return wire.written
+
+    return asyncio.run(run())
+
+
+@given(
+    requests=st.lists(
+        st.tuples(st.sampled_from((0, 0, 0, 1, 2, 3, 4, None)), st.sampled_from(BODIES)), min_size=1, max_size=12
+    ),
+    cuts=st.lists(st.integers(0, 2000), max_size=12),
+    whole=st.sets(st.integers(0, 11)),
+    at_once=st.booleans(),
+)
+@example([(0, b"x"), (0, b""), (4, b"x"), (0, b"x")], [], {0, 1, 2}, False)
+@example([(0, b"x"), (None, b"")] * 4, [], {1, 3, 5}, False)
+@settings(max_examples=150)
+def test_requests_that_begin_alike(
+    requests: list[tuple[int | None, bytes]], cuts: list[int], whole: set[int], at_once: bool
+) -> None:
+    data = [HEADS[which] % len(body) + body if which is not None else BODILESS for which, body in requests]
+    ends = list(itertools.accumulate(map(len, data)))
+    # Some reads end where a request does, others anywhere.
+    at = sorted({0, *(cut for cut in cuts if cut < ends[-1]), *(ends[each] for each in whole if each < len(ends))})
+    stream = b"".join(data)
+    pieces = [stream[start:end] for start, end in itertools.pairwise([*at, len(stream)])]
+    apart = b"".join(served(echo_all, [each], 1) for each in data)
+    assert served(echo_all, pieces, len(data), at_once=at_once) == apart
+
+
+class CountingHeads(Heads):
+    """Counts what came through the parser."""
+
+    parsed = 0
+
+    def get(self, *parts: Any) -> Any:
+        self.parsed += 1
+        return super().get(*parts)
+
+
+class EchoWithHeads:
+    def __init__(self) -> None:
+        self.heads = CountingHeads()
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        await echo(scope, receive, send)
+
+
+@pytest.mark.parametrize("apart", [False, True])
+def test_a_head_that_comes_again_is_not_parsed_again(apart: bool) -> None:
+    app = EchoWithHeads()
+    bodies = [b"a", b"bc", b"d" * 1000, b"", b"e" * 2_000_000, b"f"]
+    requests = [(HEADS[0] % len(body), body) for body in bodies]
+    pieces = [piece for request in requests for piece in (request if apart else (b"".join(request),)) if piece]
+    too_long = HEADS[0].replace(b"%d", b"9" * 40)
+    answers = served(app, [*pieces, too_long], len(bodies) + 1)
+    assert answers.count(b"HTTP/1.1 200 ") == len(bodies)
+    assert b"HTTP/1.1 400 " in answers
+    assert app.heads.parsed == 2
 
 
 def test_pipelined_requests_are_answered_in_order_by_one_app_at_a_time() -> None:

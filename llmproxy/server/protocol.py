@@ -19,7 +19,7 @@ import httptools
 import uvicorn
 from uvicorn.server import ServerState
 
-from llmproxy.client import EXTENSION, Heads, size_of
+from llmproxy.client import EXTENSION, Head, Heads, KnownHead, size_of
 from llmproxy.errors import ErrorCode, ProxyError
 from llmproxy.headers import Header
 from llmproxy.metrics import Metrics
@@ -75,6 +75,9 @@ class HTTPProtocol(asyncio.Protocol):
         self._waiting: deque[Cycle] = deque()  # behind it (pipelining, RFC 9112 section 9.3.2)
         self._refused = False  # nothing that comes is read any more
         self._ending = False
+        self._known: KnownHead | None = None
+        self._last_head: Head | None = None
+        self._body_left = 0  # of a request that began with `_known`
         self._url = b""
         self._fields: list[Header] = []
         self._length_at = -1
@@ -106,8 +109,24 @@ class HTTPProtocol(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         if self._refused:
             return
-        if not self._in_head and self._receiving is None:
+        read = data
+        between = not self._in_head and self._receiving is None
+        if between:
             self._unparsed = 0
+            if self._known is not None and (found := self._known.found_in(data)) is not None:
+                length, data = found
+                cycle = self._begin(self._known.head, length, keep_alive=True)
+                self._body_left = int(length)
+                if self._body_left == len(data) and cycle is self._unstarted:
+                    # Nothing more of it will come, and nothing is before it.
+                    self._body_left, self._receiving, self._unstarted = 0, None, None
+                    cycle.add(data)
+                    cycle.whole = True
+                    self._start(cycle)
+                    return
+                data = self._body_of_known(data)
+        elif self._body_left:
+            data = self._body_of_known(data)
         self._unparsed += len(data)
         try:
             while data:
@@ -134,6 +153,7 @@ class HTTPProtocol(asyncio.Protocol):
                 self.pause_reading()
         unstarted, self._unstarted = self._unstarted, None
         if unstarted is not None:
+            self._remember(unstarted, read if between else b"")
             self._start(unstarted)
 
     def eof_received(self) -> None:
@@ -200,13 +220,7 @@ class HTTPProtocol(asyncio.Protocol):
         self._unparsed = 0
         self._in_head = False
         self._upgrade_ignored = bool(parser.should_upgrade()) and _has_body(head.headers, length)
-        cycle = Cycle(self, head, length, keep_alive=http_version == "1.1" and parser.should_keep_alive())
-        self._receiving = cycle
-        if self._answering is None and not self._waiting:
-            self._answering = self._unstarted = cycle
-        else:
-            self._waiting.append(cycle)
-            self.pause_reading()
+        self._begin(head, length, keep_alive=http_version == "1.1" and parser.should_keep_alive())
 
     def on_body(self, body: bytes) -> None:
         self._unparsed = 0
@@ -282,6 +296,33 @@ class HTTPProtocol(asyncio.Protocol):
             self._start(self._waiting.popleft())
         if not self._waiting:
             self.resume_reading()
+
+    def _begin(self, head: Head, length: bytes | None, *, keep_alive: bool) -> Cycle:
+        """A request's head has come."""
+        cycle = self._receiving = Cycle(self, head, length, keep_alive=keep_alive)
+        if self._answering is None and not self._waiting:
+            self._answering = self._unstarted = cycle
+        else:
+            self._waiting.append(cycle)
+            self.pause_reading()
+        return cycle
+
+    def _remember(self, cycle: Cycle, read: bytes) -> None:
+        """Have the parser spared a head that comes again and again: `read` began with this one."""
+        head = cycle.head
+        if head is self._last_head and cycle.keep_alive and (self._known is None or self._known.head is not head):
+            self._known = KnownHead.of(head, cycle.length, read[: len(read) - cycle.unread])
+        self._last_head = head
+
+    def _body_of_known(self, data: bytes) -> bytes:
+        """More of the body of a request whose head the parser did not see. Returns what is behind it."""
+        piece = data[: self._body_left]
+        self._body_left -= len(piece)
+        if piece:
+            self.on_body(piece)
+        if not self._body_left:
+            self.on_message_complete()
+        return data[len(piece) :]
 
     def _start(self, cycle: Cycle) -> None:
         self._answering = cycle

@@ -31,7 +31,7 @@ from llmproxy.capture.segment_reader import Recorded
 from llmproxy.capture.spool_reader import SpoolReader
 from llmproxy.config import CaptureConfig
 from llmproxy.hooks import Hook, call_hooks
-from llmproxy.prompt_time import SAVED_SECONDS, PromptTime, give_way
+from llmproxy.prompt_time import SAVED_SECONDS, PromptTime, give_way, let_go_first
 from llmproxy.reconstruct import Api, Reconstruction, api_of
 from llmproxy.reconstruct.other_paths import holds_no_conversation
 from llmproxy.reconstruct.retrieval import is_retrieval, retrieved
@@ -67,6 +67,7 @@ class Ingester:
         self._in_hand = InHand(capture.spool_path)
         self._database = LogsDatabase(capture.database_path, full_sync=capture.fsync)
         self._prompt_time = PromptTime(capture.spool_path) if gives_way else None
+        self._nice = ThreadPoolExecutor(1, "nice", initializer=let_go_first)
         self._idle = ThreadPoolExecutor(1, "idle", initializer=give_way)
         self._hook_tasks: set[asyncio.Task[None]] = set()
         self.ingested = 0
@@ -111,6 +112,7 @@ class Ingester:
         return True
 
     def close(self) -> None:
+        self._nice.shutdown()
         self._idle.shutdown()
         self._database.close()
         self._in_hand.close()
@@ -140,17 +142,23 @@ class Ingester:
         self._spool.save()
 
     async def _in_turn(self, work: Callable[[], T]) -> T:
-        """Do it at once where there is time left for that, and else in a thread that gives way to all others."""
+        """Do it at once where there is time left for that, after those who are forwarded for where there are any, and
+        else in a thread that gives way to all others."""
         prompt_time = self._prompt_time
         if prompt_time is None:
             return work()
+        loop = asyncio.get_running_loop()
         if prompt_time.left() <= 0:
-            return await asyncio.get_running_loop().run_in_executor(self._idle, work)
-        begun = time.thread_time()
-        try:
-            return work()
-        finally:
-            prompt_time.spend(time.thread_time() - begun)
+            return await loop.run_in_executor(self._idle, work)
+
+        def prompt() -> T:
+            begun = time.thread_time()
+            try:
+                return work()
+            finally:
+                prompt_time.spend(time.thread_time() - begun)
+
+        return await loop.run_in_executor(self._nice, prompt) if prompt_time.busy else prompt()
 
     def _read(self, exchanges: Iterator[Recorded], stop: asyncio.Event | None) -> "list[_Understood]":
         """Take the next exchanges out of the spool, and understand them; none where there are no more."""

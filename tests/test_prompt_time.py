@@ -1,6 +1,10 @@
 """What ingest takes of the processor at once, and what it leaves to forwarding."""
 
 import errno
+import os
+import sys
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -9,12 +13,14 @@ import pytest
 from llmproxy import prompt_time
 from llmproxy.prompt_time import (
     LOOK_SECONDS,
+    NICE,
     QUIET_BYTES_PER_SECOND,
     SAVED_SECONDS,
     SHARE_BUSY,
     SHARE_QUIET,
     PromptTime,
     give_way,
+    let_go_first,
 )
 
 
@@ -52,6 +58,28 @@ def test_more_is_taken_where_hardly_anything_is_forwarded(tmp_path: Path, clock:
     assert saved_in_a_look(tmp_path, clock, 10_000) == pytest.approx(look * SHARE_QUIET)
     assert saved_in_a_look(tmp_path, clock, QUIET_BYTES_PER_SECOND) == pytest.approx(look * SHARE_BUSY)
     assert saved_in_a_look(tmp_path, clock, 0) == pytest.approx(look * SHARE_QUIET)
+
+
+def test_busy_is_what_the_last_look_saw(tmp_path: Path, clock: Clock) -> None:
+    time = PromptTime(tmp_path)
+    assert time.busy
+    for grown, busy in ((0, False), (QUIET_BYTES_PER_SECOND, True), (0, False)):
+        segment = tmp_path / "0.spool"
+        segment.write_bytes(bytes((segment.stat().st_size if segment.exists() else 0) + grown))
+        clock.now += LOOK_SECONDS * 1.01
+        time.left()
+        assert time.busy == busy
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere it is the process's")
+def test_the_nice_value_is_the_threads_own() -> None:
+    def nice_there() -> int:
+        return os.getpriority(os.PRIO_PROCESS, threading.get_native_id())
+
+    before = nice_there()
+    with ThreadPoolExecutor(1, initializer=let_go_first) as nice:
+        assert nice.submit(nice_there).result() == min(before + NICE, 19)
+    assert nice_there() == before
 
 
 def test_no_more_is_saved_than_a_moments_work(tmp_path: Path, clock: Clock) -> None:

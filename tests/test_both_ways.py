@@ -11,7 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from llmproxy.capture.spool_reader import SpoolReader
-from tests.test_direct import Ends, app_for, ends, steps
+from tests.test_direct import Ends, app_for, ends
+from tests.wire import steps
 
 BODY = b'{"a":1}'
 

@@ -4,26 +4,22 @@ import asyncio
 import os
 import sys
 import tempfile
-from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from contextlib import asynccontextmanager
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
 
 import pytest
-import uvicorn
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from uvicorn.server import ServerState
 
 from llmproxy.app import App
 from llmproxy.capture.exchange import Exchange
 from llmproxy.capture.spool_reader import SpoolReader
 from llmproxy.config import Config
 from llmproxy.headers import ResponseFields
-from llmproxy.server.protocol import HTTPProtocol
-from tests.test_protocol import Wire
+from tests.wire import Wire, on_a_wire, split, steps
 
 BODY = b'{"model": "m", "stream": true}'
 REQUEST = b"POST /v1/chat/completions?a=%%20 HTTP/1.1\r\nHost: localhost\r\nX-A: 1\r\nContent-Length: %d\r\n\r\n%b" % (
@@ -59,12 +55,7 @@ class Ends:
     """Both ends of a proxy: what the client sends and gets, and what the upstream does."""
 
     def __init__(self, app: App, fd: int) -> None:
-        config = uvicorn.Config(app, http=HTTPProtocol, lifespan="off")
-        config.load()
-        self.state = ServerState()
-        self.server = HTTPProtocol(config, self.state, {})
-        self.client = Wire()
-        self.server.connection_made(self.client)
+        self.server, self.state, self.client = on_a_wire(app)
         self.upstreams: list[tuple[Any, UpstreamWire]] = []
         self.fd = fd
         self._lost = False
@@ -85,16 +76,6 @@ class Ends:
             receiver.data_received(piece)
             if not at_once:
                 await steps()
-
-
-def split(data: bytes, cuts: Sequence[int]) -> Iterator[bytes]:
-    places = sorted({0, len(data), *(cut for cut in cuts if cut < len(data))})
-    return (data[start:end] for start, end in pairwise(places))
-
-
-async def steps(count: int = 6) -> None:
-    for _ in range(count):
-        await asyncio.sleep(0)
 
 
 def app_for(folder: str, config: Mapping[str, Any] | None = None, **capture: Any) -> App:

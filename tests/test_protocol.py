@@ -9,16 +9,14 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
-import uvicorn
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
-from uvicorn.server import ServerState
 
 from llmproxy.app import App
 from llmproxy.client import Heads, client_of
@@ -27,24 +25,33 @@ from llmproxy.server.protocol import HEAD_BYTES, HTTPProtocol
 from llmproxy.server.server import keep_freed_memory
 from tests.proxy import app_in_thread, eventually
 from tests.raw_upstream import Connection, RawRequest, answer, raw_upstream
+from tests.wire import on_a_wire, split, steps
 
 
-async def echo(scope: Any, receive: Any, send: Any) -> None:
-    """Answers with method, target and body."""
-    if scope["type"] != "http":
-        return
+async def body_of(receive: Any) -> bytes | None:
+    """The request's body; None where its client went away before it was whole."""
     body, more = [], True
     while more:
         message = await receive()
         if message["type"] == "http.disconnect":
-            return
+            return None
         body.append(message["body"])
         more = message["more_body"]
-    client = client_of(scope)
-    assert client is not None
-    text = b"%b %b %b" % (scope["method"].encode(), client.target, b"".join(body))
+    return b"".join(body)
+
+
+async def say(send: Any, text: bytes) -> None:
     await send({"type": "http.response.start", "status": 200, "headers": [(b"Content-Length", b"%d" % len(text))]})
     await send({"type": "http.response.body", "body": text})
+
+
+async def echo(scope: Any, receive: Any, send: Any) -> None:
+    """Answers with method, target and body."""
+    if scope["type"] != "http" or (body := await body_of(receive)) is None:
+        return
+    client = client_of(scope)
+    assert client is not None
+    await say(send, b"%b %b %b" % (scope["method"].encode(), client.target, body))
 
 
 @contextmanager
@@ -79,34 +86,6 @@ def exchange(app: Any, request: bytes, **settings: Any) -> bytes:
         return read_all(sock)
 
 
-class Wire(asyncio.Transport):
-    """A transport that keeps what is written."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.written = b""
-        self.closed = False
-
-    def write(self, data: Any) -> None:
-        self.written += bytes(data)
-
-    def writelines(self, list_of_data: Any) -> None:
-        self.write(b"".join(list_of_data))
-
-    def is_closing(self) -> bool:
-        return self.closed
-
-    def close(self) -> None:
-        self.closed = True
-
-    def abort(self) -> None:
-        self.closed = True
-
-    def pause_reading(self) -> None: ...
-
-    def resume_reading(self) -> None: ...
-
-
 REQUESTS = (
     b"POST /a?x=%20 HTTP/1.1\r\nHost: h\r\nContent-Length: 5\r\n\r\nhello"
     b"POST /b? HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\n\r\n"
@@ -121,17 +100,12 @@ ANSWERS = [b"POST /a?x=%20 hello", b"POST /b? abcdefg", b"GET /c ", b"PUT /d "]
 @settings(max_examples=80)
 def test_requests_however_they_are_split(cuts: list[int], at_once: bool) -> None:
     async def run() -> bytes:
-        config = uvicorn.Config(echo, http=HTTPProtocol, lifespan="off")
-        config.load()
-        server, wire = HTTPProtocol(config, ServerState(), {}), Wire()
-        server.connection_made(wire)
-        for start, end in zip([0, *sorted(cuts)], [*sorted(cuts), len(REQUESTS)], strict=True):
-            if start < end:
-                server.data_received(REQUESTS[start:end])
+        server, _, wire = on_a_wire(echo)
+        for piece in split(REQUESTS, cuts):
+            server.data_received(piece)
             if not at_once:
                 await asyncio.sleep(0)
-        for _ in range(100):
-            await asyncio.sleep(0)
+        await steps(100)
         assert wire.closed and not server.tasks
         server.connection_lost(None)
         return wire.written
@@ -145,18 +119,13 @@ def test_requests_however_they_are_split(cuts: list[int], at_once: bool) -> None
 @settings(max_examples=60)
 def test_no_bytes_break_the_server(data: list[bytes]) -> None:
     async def run() -> None:
-        config = uvicorn.Config(echo, http=HTTPProtocol, lifespan="off")
-        config.load()
-        state, wire = ServerState(), Wire()
-        server = HTTPProtocol(config, state, {})
-        server.connection_made(wire)
+        server, state, wire = on_a_wire(echo)
         for piece in data:
             if not wire.closed:
                 server.data_received(piece)
             await asyncio.sleep(0)
         server.connection_lost(None)
-        for _ in range(20):
-            await asyncio.sleep(0)
+        await steps(20)
         assert not server.tasks and not state.connections
         assert wire.written == b"" or wire.written.startswith(b"HTTP/1.1 ")
 
@@ -165,17 +134,11 @@ def test_no_bytes_break_the_server(data: list[bytes]) -> None:
 
 async def echo_all(scope: Any, receive: Any, send: Any) -> None:
     """Answers with the request as the app has it."""
-    body, more = b"", True
-    while more:
-        message = await receive()
-        body += message["body"]
-        more = message["more_body"]
     client = client_of(scope)
     assert client is not None
     assert scope["headers"] == [(name.lower(), value) for name, value in client.fields]
-    text = b"%b %b %r %b" % (scope["method"].encode(), client.target, client.fields, body)
-    await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"%d" % len(text))]})
-    await send({"type": "http.response.body", "body": text})
+    body = await body_of(receive)
+    await say(send, b"%b %b %r %r" % (scope["method"].encode(), client.target, client.fields, body))
 
 
 HEADS = [
@@ -192,18 +155,14 @@ BODILESS = b"GET /e HTTP/1.1\r\nHost: h\r\n\r\n"
 BODIES = (b"", b"x", b"\r\n\r\n", b"y" * 300, HEADS[0] % 0)
 
 
-def served(app: Any, pieces: Sequence[bytes], answers: int, *, at_once: bool = False) -> bytes:
+def served(app: Any, pieces: Iterable[bytes], answers: int, *, at_once: bool = False) -> bytes:
     """What one connection answers to what it reads."""
 
     async def run() -> bytes:
-        config = uvicorn.Config(app, http=HTTPProtocol, lifespan="off")
-        config.load()
-        server, wire = HTTPProtocol(config, ServerState(), {}), Wire()
-        server.connection_made(wire)
+        server, _, wire = on_a_wire(app)
         for piece in pieces:
             server.data_received(piece)
-            for _ in range(0 if at_once else 10):
-                await asyncio.sleep(0)
+            await steps(0 if at_once else 10)
         async with asyncio.timeout(10):
             while wire.written.count(b"HTTP/1.1 ") < answers:
                 await asyncio.sleep(0)
@@ -230,9 +189,7 @@ def test_requests_that_begin_alike(
     data = [HEADS[which] % len(body) + body if which is not None else BODILESS for which, body in requests]
     ends = list(itertools.accumulate(map(len, data)))
     # Some reads end where a request does, others anywhere.
-    at = sorted({0, *(cut for cut in cuts if cut < ends[-1]), *(ends[each] for each in whole if each < len(ends))})
-    stream = b"".join(data)
-    pieces = [stream[start:end] for start, end in itertools.pairwise([*at, len(stream)])]
+    pieces = list(split(b"".join(data), [*cuts, *(ends[each] for each in whole if each < len(ends))]))
     apart = b"".join(served(echo_all, [each], 1) for each in data)
     assert served(echo_all, pieces, len(data), at_once=at_once) == apart
 

@@ -124,7 +124,9 @@ class Ingester:
         while not (stop and stop.is_set()) and (batch := await self._in_turn(partial(self._read, exchanges, stop))):
             recorded = [each.recorded for each in batch]
             try:
-                await self._in_turn(partial(self._write, batch))
+                waiting = deque(batch)
+                while waiting:
+                    await self._in_turn(partial(self._write, waiting))
             except StoreUnavailable:
                 self._spool.put_back(recorded)
                 raise
@@ -176,22 +178,22 @@ class Ingester:
                 break  # the rest need not give way
         return batch
 
-    def _write(self, batch: Sequence["_Understood"]) -> None:
-        """Write a batch into the database, each exchange exactly once."""
-        waiting = deque(batch)
-        while waiting:
-            with self._database.transaction() as db:
-                until = time.monotonic() + TRANSACTION_SECONDS
-                known = known_exchanges(db.conn, [each.recorded.id for each in waiting])
-                recorder = DatabaseRecorder(db, self._capture.raw)
-                while waiting:
-                    each = waiting.popleft()
-                    if each.recorded.id not in known:
-                        self._in_hand.take(each.recorded.id)
-                        _write_exchange(db, recorder, each)
-                    if time.monotonic() > until:
-                        break
-        self._in_hand.put_down()
+    def _write(self, waiting: "deque[_Understood]") -> None:
+        """Write what waits into the database, each exchange exactly once, as far as one transaction goes: that there is
+        time for the next at once may have come about meanwhile."""
+        with self._database.transaction() as db:
+            until = time.monotonic() + TRANSACTION_SECONDS
+            known = known_exchanges(db.conn, [each.recorded.id for each in waiting])
+            recorder = DatabaseRecorder(db, self._capture.raw)
+            while waiting:
+                each = waiting.popleft()
+                if each.recorded.id not in known:
+                    self._in_hand.take(each.recorded.id)
+                    _write_exchange(db, recorder, each)
+                if time.monotonic() > until:
+                    break
+        if not waiting:
+            self._in_hand.put_down()
 
     async def _call_hooks(self, turns: list[tuple[Turn, Exchange]], batch: list[Recorded]) -> None:
         for turn, exchange in turns:

@@ -9,7 +9,8 @@ import sqlite3
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections import deque
+from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -30,6 +31,7 @@ from llmproxy.hooks import Hook, load_hooks
 from llmproxy.ingest import Ingester
 from llmproxy.ingester import supervise
 from llmproxy.metrics import Metrics
+from llmproxy.prompt_time import PromptTime
 from llmproxy.reconstruct import Reconstruction
 from llmproxy.reconstruct.turn import Turn
 from llmproxy.reingest import reingest
@@ -166,30 +168,55 @@ def test_more_than_there_is_time_for_gives_way_and_is_written_all_the_same(
     threads = set()
     write = Ingester._write
 
-    def seen(ingester: Ingester, batch: Sequence[Any]) -> None:
+    def seen(ingester: Ingester, waiting: deque[Any]) -> None:
         threads.add(threading.current_thread().name)
-        write(ingester, batch)
+        write(ingester, waiting)
 
     monkeypatch.setattr(Ingester, "_write", seen)
     settings = capture(tmp_path)
     texts = [f"question {number}" for number in range(600)]
     recorded(settings, *texts)
-
-    async def run() -> None:
-        ingester = Ingester(settings, gives_way=True)
-        stop = asyncio.Event()
-        async with asyncio.TaskGroup() as group:
-            running = group.create_task(ingester.run(stop, patience=5.0))
-            while ingester.ingested < len(texts):
-                await asyncio.sleep(0.01)
-            stop.set()
-        assert running.result()
-        ingester.close()
-
-    asyncio.run(run())
+    asyncio.run(followed(settings, len(texts)))
     assert "idle_0" in threads
     written = rows(settings, "select text from parts where text like 'question %' order by id")
     assert written == [(text,) for text in texts]
+
+
+def test_what_has_begun_to_give_way_does_not_where_there_is_time_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On a machine that is busy with other things an idle thread may take minutes for the rest of a batch."""
+    left = 0.0
+    threads = []
+    write = Ingester._write
+
+    def seen(ingester: Ingester, waiting: deque[Any]) -> None:
+        nonlocal left
+        threads.append(threading.current_thread().name)
+        assert len(waiting) == 20 - len(threads) + 1  # all of them are one batch
+        left = 1.0
+        write(ingester, waiting)
+
+    monkeypatch.setattr(PromptTime, "left", lambda _: left)
+    monkeypatch.setattr(llmproxy.ingest, "TRANSACTION_SECONDS", 0.0)
+    monkeypatch.setattr(Ingester, "_write", seen)
+    settings = capture(tmp_path)
+    recorded(settings, *map(str, range(20)))
+    asyncio.run(followed(settings, 20))
+    assert len(threads) == 20 and threads[0] == "idle_0" and "idle_0" not in threads[1:]
+
+
+async def followed(settings: CaptureConfig, exchanges: int) -> None:
+    """Run an ingester that gives way until it has so many."""
+    ingester = Ingester(settings, gives_way=True)
+    stop = asyncio.Event()
+    async with asyncio.TaskGroup() as group:
+        running = group.create_task(ingester.run(stop, patience=5.0))
+        while ingester.ingested < exchanges:
+            await asyncio.sleep(0.01)
+        stop.set()
+    assert running.result()
+    ingester.close()
 
 
 def test_what_is_in_flight_is_left_alone_until_its_writer_is_gone(tmp_path: Path) -> None:

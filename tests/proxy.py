@@ -205,7 +205,11 @@ class Program:
     def exchanges(self, count: int, columns: str = "*") -> list[tuple[Any, ...]]:
         """Rows of `llmproxy_exchanges` once there are `count`."""
         sql = f"select {columns} from llmproxy_exchanges order by id"
-        return eventually(lambda: len(rows := self.query(sql)) >= count and rows, f"{count} exchanges") or []
+        try:
+            return eventually(lambda: len(rows := self.query(sql)) >= count and rows, f"{count} exchanges") or []
+        except AssertionError as exc:
+            exc.add_note(f"There are {len(self.query(sql))}. The program said:\n{''.join(self.output)}")
+            raise
 
 
 @contextmanager

@@ -158,16 +158,12 @@ class DirectClient(Client, Protocol):
     - `whole`: whether all of the body has come. `take` gives it then; until then `receive` does, as in ASGI.
     - `when_whole`: calls back when it has; false where it is too large to be waited for, or the client waits for us.
     - `on_disconnect`: called once when the client goes away before its response is complete.
-    - `drained`: what to wait for before more is written, because the client does not read; else None.
     """
 
     head: Head
     length: bytes | None
     whole: bool
     on_disconnect: Callable[[], None] | None
-
-    @property
-    def drained(self) -> Future[None] | None: ...
 
     def take(self) -> bytes: ...
 
@@ -181,7 +177,8 @@ class DirectClient(Client, Protocol):
 
     def flush(self) -> None: ...
 
-    def write(self, piece: bytes, more: bool) -> None: ...
+    def write(self, piece: bytes, more: bool) -> Future[None] | None:
+        """Send a piece of the body. Returns what to wait for before the next, where the client does not read."""
 
     def answer(self, error: ProxyError) -> None:
         """The response is this error."""

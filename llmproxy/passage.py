@@ -150,7 +150,7 @@ class Passage:
             self._start(self._upload(connection))
         else:
             connection.begin(plan.method, head, in_chunks(body) if plan.chunked else body)
-        connection.watch(self._response_came, plan.read_timeout)
+        self._watch(connection)
 
     async def _upload(self, connection: Connection) -> None:
         """Send the rest of a body that comes bit by bit, while the response is waited for already."""
@@ -174,6 +174,18 @@ class Passage:
         return chunk(piece) if self._plan.chunked and piece else piece
 
     # -- and back
+
+    def _watch(self, connection: Connection) -> None:
+        connection.watch(self._response_came, self._piece_came, self._plan.read_timeout)
+
+    def _piece_came(self, piece: bytes) -> None:
+        """What `_response_came` comes to for all of a stream but its beginning and its end."""
+        try:
+            self._recording.response_body(piece)
+            if (drained := self._client.write(piece, True)) is not None:
+                self._wait_for(drained)
+        except Exception as exc:  # as `_step` does, without a call for each piece
+            self.broken(exc)
 
     @_step
     def _response_came(self) -> None:
@@ -213,14 +225,20 @@ class Passage:
             return
         if self._head is not None:
             self._start_response()
+        drained = None
         if piece:
-            client.write(piece, True)
+            drained = client.write(piece, True)
         else:
             client.flush()
         if failed is not None:
             self._failed(failed)
-        elif (drained := client.drained) is not None and not self._over:
-            # The client does not read: nor do we, and TCP tells the upstream.
+        elif drained is not None:
+            self._wait_for(drained)
+
+    def _wait_for(self, drained: asyncio.Future[None]) -> None:
+        """The client does not read: nor do we, and TCP tells the upstream."""
+        connection = self._connection
+        if connection is not None:
             connection.unwatch()
             drained.add_done_callback(self._client_reads)
 
@@ -232,7 +250,7 @@ class Passage:
     def _client_reads(self, drained: asyncio.Future[None]) -> None:
         connection = self._connection
         if connection is not None:
-            connection.watch(self._response_came, self._plan.read_timeout)
+            self._watch(connection)
             if connection.readable or connection.failure is not None:
                 self._response_came()
 

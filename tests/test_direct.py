@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 from llmproxy.app import App
 from llmproxy.capture.exchange import Exchange
 from llmproxy.capture.spool_reader import SpoolReader
+from llmproxy.capture.tee import Recording
 from llmproxy.config import Config
 from llmproxy.headers import ResponseFields
 from tests.wire import Wire, on_a_wire, split, steps
@@ -307,6 +308,35 @@ def test_a_client_that_reads_no_response_gets_no_more_of_them(tmp_path: Path) ->
     asyncio.run(run())
 
 
+@pytest.mark.parametrize("full_from", ["the beginning", "the middle"])
+def test_a_client_that_does_not_read_its_stream_holds_the_upstream_up(tmp_path: Path, full_from: str) -> None:
+    async def run() -> bytes:
+        async with ends(str(tmp_path)) as both:
+            await both.give(both.server, REQUEST, (), at_once=False)
+            connection, wire = both.upstreams[0]
+            if full_from == "the beginning":
+                both.server.pause_writing()
+            connection.data_received(HEAD + b"Content-Length: 900005\r\n\r\nhello")
+            if full_from == "the middle":
+                both.server.pause_writing()
+                connection.data_received(b"x" * 100_000)
+            passed = len(both.client.written)
+            with patch.object(wire, "pause_reading") as pause_reading:
+                while not pause_reading.called:
+                    connection.data_received(b"x" * 100_000)
+            assert len(both.client.written) == passed
+            both.server.resume_writing()
+            await steps()
+            assert len(both.client.written) > passed + 200_000
+            while not both.client.written.endswith(b"x" * 900_000):
+                connection.data_received(b"x" * 100_000)
+                await steps()
+            return bytes(both.client.written)
+
+    assert len(asyncio.run(run()).partition(b"\r\n\r\n")[2]) == 900_005
+    assert recorded(str(tmp_path)).outcome == "complete"
+
+
 def test_many_pipelined_requests_that_are_refused_at_once(tmp_path: Path) -> None:
     count = sys.getrecursionlimit()
 
@@ -350,6 +380,28 @@ def test_an_upstream_that_is_still_being_told_is_not_silent(tmp_path: Path) -> N
             assert both.client.written.startswith(b"HTTP/1.1 408 "), "it is the client who is silent"
 
     run_with_clock(run)
+
+
+def test_a_stream_is_silent_only_where_nothing_comes(tmp_path: Path) -> None:
+    upstreams = {"up": {"base_url": "http://localhost:9/v1", "read_timeout": 10}}
+
+    async def run(clock: Clock) -> None:
+        async with ends(str(tmp_path), config={"upstreams": upstreams}) as both:
+            await both.give(both.server, REQUEST, (), at_once=False)
+            connection, wire = both.upstreams[0]
+            connection.data_received(HEAD + b"Transfer-Encoding: chunked\r\n\r\n")
+            for _ in range(5):
+                clock.ahead += 8
+                connection.data_received(b"1\r\nx\r\n")
+                await steps()
+                assert not wire.closed
+            clock.ahead += 11
+            await steps()
+            assert wire.closed and both.client.closed
+
+    run_with_clock(run)
+    exchange = recorded(str(tmp_path))
+    assert exchange.outcome != "complete" and "silent for 10 seconds" in (exchange.error or "")
 
 
 def test_each_upstream_has_its_own_patience_with_a_connection_that_they_share(tmp_path: Path) -> None:
@@ -405,6 +457,22 @@ def test_a_mistake_of_ours_keeps_nobody_waiting(tmp_path: Path, caplog: pytest.L
             return bytes(both.client.written)
 
     assert asyncio.run(run()).startswith(b"HTTP/1.1 500 ")
+    assert "on purpose" in caplog.text
+    assert recorded(str(tmp_path)).outcome == "interrupted"
+
+
+def test_a_mistake_of_ours_in_a_stream_ends_it(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    async def run() -> bytes:
+        async with ends(str(tmp_path)) as both:
+            await both.give(both.server, REQUEST, (), at_once=False)
+            connection, wire = both.upstreams[0]
+            connection.data_received(HEAD + b"Transfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n")
+            with patch.object(Recording, "response_body", side_effect=KeyError("on purpose")):
+                connection.data_received(b"5\r\nworld\r\n")
+            assert wire.closed and both.client.closed and not both.state.tasks
+            return bytes(both.client.written)
+
+    assert asyncio.run(run()).endswith(b"\r\n\r\n5\r\nhello\r\n")
     assert "on purpose" in caplog.text
     assert recorded(str(tmp_path)).outcome == "interrupted"
 

@@ -195,11 +195,15 @@ class Recording:
 
     def response_body(self, piece: bytes) -> None:
         self.response_bytes += len(piece)
-        if self._segment is not None and piece:
-            piece = piece[: self._tee.max_body_bytes - self._response_kept]
+        segment, tee = self._segment, self._tee
+        spool = tee.spool
+        if segment is not None and spool is not None:
+            piece = piece[: tee.max_body_bytes - self._response_kept]
             if piece:
                 self._response_kept += len(piece)
-                self._append(b"response_body", piece)
+                # Not by `_append`: a stream is made of these.
+                elapsed_us = (time.monotonic_ns() - self._started) // 1000
+                spool.append(segment, b"response_body", self._id, elapsed_us, piece)
 
     async def complete(self) -> None:
         """The response came to its end. When this returns the exchange is as safe as the configuration asks: written,

@@ -172,10 +172,6 @@ class Cycle:
 
     # -- for both
 
-    @property
-    def drained(self) -> asyncio.Future[None] | None:
-        return self._protocol.drained
-
     def take(self) -> bytes:
         """What has come of the request's body since the last time."""
         pieces, self._pieces, self.unread = self._pieces, [], 0
@@ -216,10 +212,14 @@ class Cycle:
             head, self._unsent = self._unsent, b""
             self._transport.write(head)
 
-    def write(self, piece: bytes, more: bool) -> None:
-        """Send a piece of the body. Raises `RuntimeError` where it is not as long as the head says."""
+    def write(self, piece: bytes, more: bool) -> asyncio.Future[None] | None:
+        """Send a piece of the body. Returns what to wait for before the next, where the client does not read. Raises
+        `RuntimeError` where it is not as long as the head says."""
         if self._disconnected:
-            return
+            return None
+        if self._chunked and more and not self._unsent and 0 < len(piece) <= JOINED_BYTES:  # most of a stream
+            self._transport.write(b"%x\r\n%b\r\n" % (len(piece), piece))
+            return self._protocol.drained
         head, self._unsent = self._unsent, b""
         if not self._has_body:
             piece = b""
@@ -247,6 +247,7 @@ class Cycle:
             if waiter is not None and not waiter.done():
                 waiter.set_result(None)
             self._protocol.answered(self.keep_alive)
+        return self._protocol.drained
 
     def answer(self, error: ProxyError) -> None:
         """The response is this error."""

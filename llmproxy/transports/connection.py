@@ -25,6 +25,44 @@ JOINED_BYTES = 16 * 1024
 class Connection(asyncio.Protocol):
     """A connection. `release` is called once when an exchange has ended well and the connection can take another."""
 
+    # More of them than CPython lays out in an object without a dict of its own.
+    __slots__ = (
+        "_chunked",
+        "_deadline",
+        "_discard",
+        "_drained",
+        "_head_bytes",
+        "_interim",
+        "_keep_alive",
+        "_lengths",
+        "_loop",
+        "_method",
+        "_on_change",
+        "_on_piece",
+        "_parser",
+        "_pieces",
+        "_poll",
+        "_reading_paused",
+        "_release",
+        "_timeout",
+        "_timer",
+        "_transport",
+        "_unread",
+        "_until_close",
+        "_waiter",
+        "closed",
+        "complete",
+        "failure",
+        "head_complete",
+        "headers",
+        "idle_since",
+        "on_body",
+        "peer",
+        "reason",
+        "sending",
+        "status",
+    )
+
     def __init__(
         self, peer: str, release: Callable[["Connection"], None], discard: Callable[["Connection"], None]
     ) -> None:
@@ -34,6 +72,8 @@ class Connection(asyncio.Protocol):
         self._loop = asyncio.get_running_loop()
         self._transport: asyncio.Transport | None = None
         self._poll = select.poll()
+        self._pieces: list[bytes] = []
+        self.on_body = self._pieces.append  # for the parser
         self._parser = httptools.HttpResponseParser(self)
         self._waiter: asyncio.Future[None] | None = None
         self._drained: asyncio.Future[None] | None = None
@@ -57,10 +97,11 @@ class Connection(asyncio.Protocol):
         self.complete = False
         self._until_close = False
         self._keep_alive = False
-        self._pieces: list[bytes] = []
+        self._pieces.clear()
         self._unread = 0
         self._reading_paused = False
         self._on_change: Callable[[], None] | None = None
+        self._on_piece: Callable[[bytes], None] | None = None
         self.sending = False
         self.failure: httpx2.TransportError | None = None
 
@@ -75,7 +116,8 @@ class Connection(asyncio.Protocol):
             # Bytes that no request asked for: the connection cannot be trusted with the next one (RFC 9112 section 9).
             self.abort()
             return
-        if not self.head_complete:
+        in_body = self.head_complete
+        if not in_body:
             self._head_bytes += len(data)
         try:
             self._parser.feed_data(data)
@@ -83,17 +125,27 @@ class Connection(asyncio.Protocol):
             self._fail(httpx2.RemoteProtocolError(f"{self.peer} switched protocols, which nobody asked for"))
         except httptools.HttpParserError as exc:
             if self.complete:
-                self._keep_alive = False  # rubbish behind a whole response, or the body of an answer to HEAD
+                self._keep_alive = False  # rubbish behind a whole response
             else:
                 cause = exc.__context__ if isinstance(exc.__context__, httpx2.RemoteProtocolError) else None
                 self._fail(cause or httpx2.RemoteProtocolError(f"{self.peer} does not speak HTTP/1.1: {exc}"))
-        if not self.head_complete and self._head_bytes > MAX_HEAD_BYTES:
-            self._fail(self._head_too_large())
-        if self._unread > MAX_UNREAD_BYTES and not self._reading_paused and self._transport is not None:
-            self._reading_paused = True
-            self._transport.pause_reading()
         if self._on_change is not None and self._timeout is not None:
             self._deadline = self._loop.time() + self._timeout
+        pieces = self._pieces
+        if in_body and self._on_piece is not None and not self.complete and self.failure is None:
+            if pieces:
+                self._on_piece(self._take_pieces())
+            return
+        if not self.head_complete and self._head_bytes > MAX_HEAD_BYTES:
+            self._fail(self._head_too_large())
+        if pieces:
+            if self._method == "HEAD":
+                pieces.clear()
+                self._keep_alive = False
+            self._unread += len(data)  # with its framing
+            if self._unread > MAX_UNREAD_BYTES and not self._reading_paused and self._transport is not None:
+                self._reading_paused = True
+                self._transport.pause_reading()
         self._wake()
 
     def eof_received(self) -> bool:
@@ -131,7 +183,9 @@ class Connection(asyncio.Protocol):
     # -- httptools' callbacks
 
     def on_message_begin(self) -> None:
-        self._refuse_more()
+        # What comes behind a whole response was asked for by nobody; taken for the next one's, it would be smuggled in.
+        if self.complete:
+            raise httpx2.RemoteProtocolError(f"{self.peer} sent more than its response")
 
     def on_status(self, status: bytes) -> None:
         self.reason += status
@@ -181,19 +235,9 @@ class Connection(asyncio.Protocol):
             self._until_close = True
             self._keep_alive = False
 
-    def on_body(self, body: bytes) -> None:
-        self._refuse_more()
-        self._pieces.append(body)
-        self._unread += len(body)
-
     def on_message_complete(self) -> None:
         if self.head_complete:
             self.complete = True
-
-    def _refuse_more(self) -> None:
-        # What comes behind a whole response was asked for by nobody; taken for the next one's, it would be smuggled in.
-        if self.complete:
-            raise httpx2.RemoteProtocolError(f"{self.peer} sent more than its response")
 
     def _head_too_large(self) -> httpx2.RemoteProtocolError:
         return httpx2.RemoteProtocolError(f"{self.peer} sent a head of more than {MAX_HEAD_BYTES} bytes")
@@ -252,28 +296,35 @@ class Connection(asyncio.Protocol):
             await self._wait(timeout)
         return self.take()
 
-    def watch(self, on_change: Callable[[], None], timeout: float | None) -> None:
-        """Call back in the step in which something has come: the head, some of the body, its end, or a failure. The
-        silence between two calls is at most `timeout` seconds. Ends with the exchange, or with `unwatch`."""
+    def watch(self, on_change: Callable[[], None], on_piece: Callable[[bytes], None], timeout: float | None) -> None:
+        """Call back in the step in which something has come: with a piece of the body where that is all, else (the
+        head, the end, a failure) without, for `take`. The silence between two calls is at most `timeout` seconds. Ends
+        with the exchange, or with `unwatch`."""
         self._on_change = on_change
+        self._on_piece = on_piece
         self._time(timeout)
 
     def unwatch(self) -> None:
-        self._on_change = None
+        self._on_change = self._on_piece = None
 
     def take(self) -> bytes:
         """What `read` gives, where it would not wait."""
         if not self._pieces:
             self.finish()
             return b""
-        piece = self._pieces[0] if len(self._pieces) == 1 else b"".join(self._pieces)
-        self._pieces = []
+        piece = self._take_pieces()
         self._unread = 0
         if self._reading_paused and self._transport is not None and not self.closed:
             self._reading_paused = False
             self._transport.resume_reading()
         if self.complete:
             self.finish()
+        return piece
+
+    def _take_pieces(self) -> bytes:
+        pieces = self._pieces
+        piece = pieces[0] if len(pieces) == 1 else b"".join(pieces)
+        pieces.clear()
         return piece
 
     @property
@@ -290,7 +341,7 @@ class Connection(asyncio.Protocol):
         """The response was read to its end: the connection is free, if it may be used again."""
         if self._method:
             self._method = ""
-            self._on_change = None
+            self.unwatch()
             if self._keep_alive and not self.sending and not self.closed:
                 self._release(self)
             else:
@@ -299,7 +350,7 @@ class Connection(asyncio.Protocol):
     def abort(self) -> None:
         """Close at once; what is not sent is dropped."""
         self._method = ""
-        self._on_change = None
+        self.unwatch()
         self.failure = None  # it has been raised, and its traceback refers to us
         if self._transport is not None and not self.closed:
             self._transport.abort()

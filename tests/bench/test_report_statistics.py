@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import replace
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from llmproxy.bench.report.bootstrap import FEWEST, Centre, Estimate, difference, estimate
@@ -85,6 +85,7 @@ def test_no_certainty_from_a_few_that_are_all_alike(value: float) -> None:
 
 @settings(max_examples=60)
 @given(GROUPS, CENTRES, st.randoms(use_true_random=False))
+@example([[1.0]] * 2 + [[2.9167401426818064e-174]] * 5, "mean", random.Random(0))
 def test_any_interval_holds_its_estimate_and_no_order_matters(
     groups: list[list[float]], centre: Centre, dice: random.Random
 ) -> None:

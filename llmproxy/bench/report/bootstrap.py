@@ -93,7 +93,7 @@ def difference(pairs: Sequence[tuple[Sequence[float], Sequence[float]]], centre:
 def _centre(values: Sequence[float], centre: Centre) -> float:
     if centre == "median":
         return statistics.median(values)
-    # The rounding of a sum may carry a mean beyond the values it is of.
+    # As in `_interval`.
     return min(max(math.fsum(values) / len(values), min(values)), max(values))
 
 
@@ -110,8 +110,9 @@ def _interval(mixture: Sequence[float], prompts: int, centre: Centre, middle: fl
     draw = _medians if centre == "median" else _means
     drawn = sorted(draw(sorted(mixture), prompts, dice))
     tail = (1 - LEVEL) / 2
-    low = drawn[math.floor(tail * len(drawn))]
-    high = drawn[math.ceil((1 - tail) * len(drawn)) - 1]
+    # The rounding of a sum may carry a mean beyond the values it is of.
+    low = max(drawn[math.floor(tail * len(drawn))], min(mixture))
+    high = min(drawn[math.ceil((1 - tail) * len(drawn)) - 1], max(mixture))
     # Resampled repeats may lie to one side of the estimate; an interval that leaves it out would confuse.
     return min(low, middle), max(high, middle)
 

@@ -15,9 +15,10 @@ from llmproxy.store.open_database import CACHE_KIB
 from tests.crash.faults import Faults, Place, kill, processes
 from tests.crash.load import CLIENTS, READ_TIMEOUT, Load, ask, client, upstream_handler
 from tests.crash.verify import verify
-from tests.proxy import Program, eventually
+from tests.proxy import DEADLINE, Program, eventually
 from tests.raw_upstream import raw_upstream
 
+FEWEST_COMPLETE, FEWEST_KILLS = 20, 2
 ROOM_KIB = {"server": 48 * 1024, "worker": 48 * 1024, "ingester": 64 * 1024 + CACHE_KIB}
 """By how much a process may be larger after the load than one that has just answered: allocators keep some, and the
 ingester has SQLite's page cache."""
@@ -81,6 +82,7 @@ class Victim:
 def run(home: Path, seconds: float, seed: int, *, mount: bool = False) -> dict[str, int]:
     """Run the test in an empty folder; the counts. Raises `AssertionError` for what was lost.
 
+    - `seconds`: of load, and longer on a slow machine: until there is something to tell.
     - `mount`: this process may mount file systems, in a namespace of its own.
     """
     place = Place(home)
@@ -111,7 +113,13 @@ def _run(place: Place, seconds: float, seed: int) -> dict[str, int]:
         for thread in threads:
             thread.start()
         end = time.monotonic() + seconds
-        while time.monotonic() < end and not faults.errors:
+
+        def enough() -> bool:
+            now = time.monotonic()
+            told = len(load.complete) >= FEWEST_COMPLETE and victim.kills.total() >= FEWEST_KILLS
+            return now > end + DEADLINE or (now > end and told)
+
+        while not enough() and not faults.errors:
             load.stop.wait(0.2 + chance.random())
             with starting:
                 if victim.kill(program, chance.choice(("server", "worker", "ingester", "all"))):

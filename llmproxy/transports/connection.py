@@ -25,44 +25,6 @@ JOINED_BYTES = 16 * 1024
 class Connection(asyncio.Protocol):
     """A connection. `release` is called once when an exchange has ended well and the connection can take another."""
 
-    # More of them than CPython lays out in an object without a dict of its own.
-    __slots__ = (
-        "_chunked",
-        "_deadline",
-        "_discard",
-        "_drained",
-        "_head_bytes",
-        "_interim",
-        "_keep_alive",
-        "_lengths",
-        "_loop",
-        "_method",
-        "_on_change",
-        "_on_piece",
-        "_parser",
-        "_pieces",
-        "_poll",
-        "_reading_paused",
-        "_release",
-        "_timeout",
-        "_timer",
-        "_transport",
-        "_unread",
-        "_until_close",
-        "_waiter",
-        "closed",
-        "complete",
-        "failure",
-        "head_complete",
-        "headers",
-        "idle_since",
-        "on_body",
-        "peer",
-        "reason",
-        "sending",
-        "status",
-    )
-
     def __init__(
         self, peer: str, release: Callable[["Connection"], None], discard: Callable[["Connection"], None]
     ) -> None:

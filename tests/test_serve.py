@@ -16,7 +16,6 @@ import httpx2
 import openai
 import pytest
 
-from tests.crash.run import FEWEST_COMPLETE, FEWEST_KILLS
 from tests.crash.run import run as crash_run
 from tests.proxy import Program, children, eventually, serving
 from tests.raw_upstream import Connection, RawRequest, raw_upstream
@@ -227,8 +226,8 @@ def test_kill_9_of_the_ingester_is_mended(tmp_path: Path) -> None:
 
 def test_processes_killed_at_random_moments(tmp_path: Path) -> None:
     counts = crash_run(tmp_path, seconds=3, seed=20261121)
-    assert counts["complete at the client, each complete in the database"] >= FEWEST_COMPLETE
-    assert sum(count for name, count in counts.items() if name.startswith("killed")) >= FEWEST_KILLS
+    assert counts["complete at the client, each complete in the database"] > 20
+    assert sum(count for name, count in counts.items() if name.startswith("killed")) >= 2
 
 
 def test_forwarding_goes_on_while_the_database_is_locked(tmp_path: Path) -> None:

@@ -20,6 +20,7 @@ from llmproxy.capture.spool_reader import SpoolReader
 from llmproxy.capture.tee import Recording
 from llmproxy.config import Config
 from llmproxy.headers import ResponseFields
+from llmproxy.transports.http1 import LAST_CHUNK, chunk
 from tests.wire import Wire, on_a_wire, split, steps
 
 BODY = b'{"model": "m", "stream": true}'
@@ -230,6 +231,74 @@ def test_what_is_cut_looks_cut_wherever_it_is(kind: str, at: int, cuts: list[int
     assert b"hello world".startswith(whole)
 
 
+@given(
+    kind=st.sampled_from(("length", "chunked", "until close")),
+    pieces=st.lists(st.tuples(st.sampled_from((1, 100, 20_000)), st.booleans()), min_size=1, max_size=12),
+    end=st.sampled_from(("whole", "eof", "cut")),
+)
+@settings(max_examples=150)
+def test_all_of_a_stream_that_came_goes_on(kind: str, pieces: list[tuple[int, bool]], end: str) -> None:
+    body = b"".join(b"%d" % (i % 10) * size for i, (size, _) in enumerate(pieces))
+    whole = end == "whole" if kind != "until close" else end != "cut"
+    fields = {
+        "length": b"Content-Length: %d\r\n" % (len(body) + (not whole)),
+        "chunked": b"Transfer-Encoding: chunked\r\n",
+    }
+
+    async def run(folder: str) -> bytes:
+        async with ends(folder) as both:
+            await both.give(both.server, REQUEST, (), at_once=False)
+            connection, _ = both.upstreams[0]
+            connection.data_received(HEAD + fields.get(kind, b"") + b"\r\n")
+            for i, (size, waits) in enumerate(pieces):
+                piece = b"%d" % (i % 10) * size
+                connection.data_received(chunk(piece) if kind == "chunked" else piece)
+                if waits:
+                    await steps()
+            if end == "whole" and kind == "chunked":
+                connection.data_received(LAST_CHUNK)
+            if end == "eof" or (end == "whole" and kind == "until close"):
+                connection.eof_received()
+            if end != "whole" or kind == "until close":
+                connection.connection_lost(OSError("reset") if end == "cut" else None)
+            await steps()
+            return bytes(both.client.written)
+
+    with tempfile.TemporaryDirectory() as folder:
+        got = asyncio.run(run(folder))
+        exchange = recorded(folder)
+    assert (dechunked(got)[1] if kind != "length" else got.partition(b"\r\n\r\n")[2]) == body
+    assert b"".join(piece for _, piece in exchange.response_body) == body
+    assert exchange.outcome == ("complete" if whole else "upstream_cut")
+    assert got.endswith(LAST_CHUNK) == (whole and kind != "length")
+
+
+def test_what_is_new_comes_before_what_goes_on(tmp_path: Path) -> None:
+    head = HEAD + b"Content-Length: 12\r\n\r\n"
+
+    async def run() -> None:
+        app = app_for(str(tmp_path))
+        async with ends(str(tmp_path), app=app) as both:
+            await both.give(both.server, REQUEST, (), at_once=False)
+            server, _, client = on_a_wire(app)
+            await both.give(server, REQUEST, (), at_once=False)
+            (going, _), (new, _) = both.upstreams
+            for piece in (head, b"one", b"two"):
+                await both.give(going, piece, (), at_once=False)
+            going.data_received(b"and")
+            new.data_received(head)
+            new.data_received(b"one")
+            assert client.written.endswith(b"one") and both.client.written.endswith(b"two")
+            await steps()
+            assert both.client.written.endswith(b"onetwoand")
+            await both.give(new, b"twoandend", (3, 6), at_once=True)
+            await both.give(going, b"end", (), at_once=False)
+            assert client.written.endswith(b"onetwoandend") and both.client.written.endswith(b"onetwoandend")
+            server.connection_lost(None)
+
+    asyncio.run(run())
+
+
 @pytest.mark.parametrize("status", [b"199 x", b"600 x", b"999 x", b"200 O\0K"])
 def test_a_status_or_a_reason_that_cannot_be_passed_on(tmp_path: Path, status: bytes) -> None:
     async def run() -> bytes:
@@ -287,6 +356,20 @@ def test_what_comes_behind_a_response_is_left_out_and_ends_the_connection(
     head, _, body = asyncio.run(run()).partition(b"\r\n\r\n")
     assert head.startswith(response[:12]) and body == (b"hello" if b"200" in head and method == b"POST" else b"")
     assert recorded(str(tmp_path)).outcome == "complete"
+
+
+def test_what_comes_long_after_a_stream_ends_the_connection_at_once(tmp_path: Path) -> None:
+    async def run() -> None:
+        async with ends(str(tmp_path)) as both:
+            await both.give(both.server, REQUEST, (), at_once=False)
+            connection, wire = both.upstreams[0]
+            for piece in (HEAD + b"Content-Length: 9\r\n\r\n", b"one", b"two", b"end"):
+                await both.give(connection, piece, (), at_once=False)
+            assert both.client.written.endswith(b"onetwoend") and not wire.closed
+            connection.data_received(HEAD + b"Content-Length: 3\r\n\r\nbad")
+            assert wire.closed
+
+    asyncio.run(run())
 
 
 def test_a_client_that_reads_no_response_gets_no_more_of_them(tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ import httptools
 import httpx2
 
 from llmproxy.headers import Header
+from llmproxy.transports.turns import Turns
 
 # Unread body above this stops the reading of the socket, and with it the upstream (TCP's back-pressure).
 MAX_UNREAD_BYTES = 256 * 1024
@@ -26,14 +27,20 @@ class Connection(asyncio.Protocol):
     """A connection. `release` is called once when an exchange has ended well and the connection can take another."""
 
     def __init__(
-        self, peer: str, release: Callable[["Connection"], None], discard: Callable[["Connection"], None]
+        self,
+        peer: str,
+        turns: Turns,
+        release: Callable[["Connection"], None],
+        discard: Callable[["Connection"], None],
     ) -> None:
         self.peer = peer
+        self._turns = turns
         self._release = release
         self._discard = discard
         self._loop = asyncio.get_running_loop()
         self._transport: asyncio.Transport | None = None
         self._poll = select.poll()
+        self._waiting: list[bytes] = []  # what was read and has its turn to come
         self._pieces: list[bytes] = []
         self.on_body = self._pieces.append  # for the parser
         self._parser = httptools.HttpResponseParser(self)
@@ -64,6 +71,7 @@ class Connection(asyncio.Protocol):
         self._reading_paused = False
         self._on_change: Callable[[], None] | None = None
         self._on_piece: Callable[[bytes], None] | None = None
+        self._takes_turns = False
         self.sending = False
         self.failure: httpx2.TransportError | None = None
 
@@ -74,6 +82,26 @@ class Connection(asyncio.Protocol):
         self._poll.register(transport.get_extra_info("socket").fileno(), select.POLLIN)
 
     def data_received(self, data: bytes) -> None:
+        if self._on_change is not None and self._timeout is not None:
+            self._deadline = self._loop.time() + self._timeout
+        if not self._takes_turns:
+            self._receive(data)
+            return
+        waiting = self._waiting
+        waiting.append(data)
+        if len(data) > JOINED_BYTES:
+            self._catch_up()
+        elif len(waiting) == 1:
+            self._turns.add(self._catch_up)
+
+    def _catch_up(self) -> None:
+        waiting = self._waiting
+        if waiting:
+            data = waiting[0] if len(waiting) == 1 else b"".join(waiting)
+            waiting.clear()
+            self._receive(data)
+
+    def _receive(self, data: bytes) -> None:
         if self.complete or not self._method:
             # Bytes that no request asked for: the connection cannot be trusted with the next one (RFC 9112 section 9).
             self.abort()
@@ -91,11 +119,10 @@ class Connection(asyncio.Protocol):
             else:
                 cause = exc.__context__ if isinstance(exc.__context__, httpx2.RemoteProtocolError) else None
                 self._fail(cause or httpx2.RemoteProtocolError(f"{self.peer} does not speak HTTP/1.1: {exc}"))
-        if self._on_change is not None and self._timeout is not None:
-            self._deadline = self._loop.time() + self._timeout
         pieces = self._pieces
         if in_body and self._on_piece is not None and not self.complete and self.failure is None:
             if pieces:
+                self._takes_turns = True  # the next piece, as the first token has come
                 self._on_piece(self._take_pieces())
             return
         if not self.head_complete and self._head_bytes > MAX_HEAD_BYTES:
@@ -111,12 +138,14 @@ class Connection(asyncio.Protocol):
         self._wake()
 
     def eof_received(self) -> bool:
+        self._catch_up()
         if self._until_close and self.head_complete:
             self.complete = True
             self._wake()
         return False
 
     def connection_lost(self, exc: Exception | None) -> None:
+        self._catch_up()
         self.closed = True
         if self._timer is not None:
             self._timer.cancel()
@@ -303,6 +332,7 @@ class Connection(asyncio.Protocol):
         """The response was read to its end: the connection is free, if it may be used again."""
         if self._method:
             self._method = ""
+            self._takes_turns = False
             self.unwatch()
             if self._keep_alive and not self.sending and not self.closed:
                 self._release(self)

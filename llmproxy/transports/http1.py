@@ -16,6 +16,7 @@ from llmproxy.headers import Headers
 from llmproxy.transports.connection import Connection
 from llmproxy.transports.race import connect
 from llmproxy.transports.raw_headers import RawHeaders
+from llmproxy.transports.turns import Turns
 
 KEEPALIVE_SECONDS = 30.0
 MAX_KNOWN_URLS = 256
@@ -113,6 +114,7 @@ class Pool:
         self._expiry = expiry
         self._idle: deque[Connection] = deque()
         self._all: set[Connection] = set()
+        self._turns = Turns()
         self._loop = asyncio.get_running_loop()
         self._timer: asyncio.TimerHandle | None = None
 
@@ -131,7 +133,10 @@ class Pool:
         try:
             async with asyncio.timeout(timeout):
                 connection = await connect(
-                    lambda: Connection(peer, self._free, self._forget), self._host, self._port, self._context
+                    lambda: Connection(peer, self._turns, self._free, self._forget),
+                    self._host,
+                    self._port,
+                    self._context,
                 )
         except TimeoutError:
             raise httpx2.ConnectTimeout(f"no connection to {peer} in {timeout:g} seconds") from None

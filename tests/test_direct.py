@@ -8,7 +8,7 @@ from collections.abc import Callable, Coroutine, Mapping, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
-from unittest.mock import patch
+from unittest.mock import Mock, patch
 
 import pytest
 from hypothesis import given, settings
@@ -20,6 +20,7 @@ from llmproxy.capture.spool_reader import SpoolReader
 from llmproxy.capture.tee import Recording
 from llmproxy.config import Config
 from llmproxy.headers import ResponseFields
+from llmproxy.transports.connection import Connection
 from llmproxy.transports.http1 import LAST_CHUNK, chunk
 from tests.wire import Wire, on_a_wire, split, steps
 
@@ -59,6 +60,7 @@ class Ends:
     def __init__(self, app: App, fd: int) -> None:
         self.server, self.state, self.client = on_a_wire(app)
         self.upstreams: list[tuple[Any, UpstreamWire]] = []
+        self.clients: list[tuple[Any, Wire]] = []
         self.fd = fd
         self._lost = False
 
@@ -71,7 +73,8 @@ class Ends:
     def lose_client(self) -> None:
         if not self._lost:
             self._lost = True
-            self.server.connection_lost(None)
+            for server in (self.server, *(server for server, _ in self.clients)):
+                server.connection_lost(None)
 
     async def give(self, receiver: Any, data: bytes, cuts: Sequence[int], *, at_once: bool) -> None:
         for piece in split(data, cuts):
@@ -132,6 +135,12 @@ def recorded(folder: str) -> Exchange:
         return exchange
     finally:
         reader.close()
+
+
+@pytest.fixture
+def few_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What goes on gets no more time than it has to."""
+    monkeypatch.setattr("llmproxy.transports.turns.perf_counter", lambda: 0.0)
 
 
 def dechunked(wire: bytes) -> tuple[bytes, bytes]:
@@ -274,7 +283,7 @@ def test_all_of_a_stream_that_came_goes_on(kind: str, pieces: list[tuple[int, bo
 
 
 def test_what_is_new_comes_before_what_goes_on(tmp_path: Path) -> None:
-    head = HEAD + b"Content-Length: 12\r\n\r\n"
+    head = HEAD + b"Content-Length: 21012\r\n\r\n"
 
     async def run() -> None:
         app = app_for(str(tmp_path))
@@ -285,15 +294,17 @@ def test_what_is_new_comes_before_what_goes_on(tmp_path: Path) -> None:
             (going, _), (new, _) = both.upstreams
             for piece in (head, b"one", b"two"):
                 await both.give(going, piece, (), at_once=False)
+            for _ in range(21):
+                await both.give(going, b"x" * 1_000, (), at_once=False)
             going.data_received(b"and")
             new.data_received(head)
             new.data_received(b"one")
-            assert client.written.endswith(b"one") and both.client.written.endswith(b"two")
+            assert client.written.endswith(b"one") and both.client.written.endswith(b"x")
             await steps()
-            assert both.client.written.endswith(b"onetwoand")
+            assert both.client.written.endswith(b"xand")
             await both.give(new, b"twoandend", (3, 6), at_once=True)
             await both.give(going, b"end", (), at_once=False)
-            assert client.written.endswith(b"onetwoandend") and both.client.written.endswith(b"onetwoandend")
+            assert client.written.endswith(b"onetwoandend") and both.client.written.endswith(b"xandend")
             server.connection_lost(None)
 
     asyncio.run(run())
@@ -358,18 +369,105 @@ def test_what_comes_behind_a_response_is_left_out_and_ends_the_connection(
     assert recorded(str(tmp_path)).outcome == "complete"
 
 
+async def streams(both: Any, app: App, count: int, length: int = 12) -> list[tuple[Any, Any, Any, Any]]:
+    """Streams in the middle of a response of `length` bytes, of which "onetwo" has come: of each the upstream's and the
+    client's end, and their wires."""
+    both.clients += [on_a_wire(app)[::2] for _ in range(count - 1)]
+    clients = [(both.server, both.client), *both.clients]
+    for server, _ in clients:
+        await both.give(server, REQUEST, (), at_once=False)
+    for piece in (HEAD + b"Content-Length: %d\r\n\r\n" % length, b"one", b"two"):
+        for connection, _ in both.upstreams:
+            connection.data_received(piece)
+        await steps(20)
+    return [(up, server, wire, client) for (up, wire), (server, client) in zip(both.upstreams, clients, strict=True)]
+
+
 def test_what_comes_long_after_a_stream_ends_the_connection_at_once(tmp_path: Path) -> None:
     async def run() -> None:
-        async with ends(str(tmp_path)) as both:
-            await both.give(both.server, REQUEST, (), at_once=False)
-            connection, wire = both.upstreams[0]
-            for piece in (HEAD + b"Content-Length: 9\r\n\r\n", b"one", b"two", b"end"):
-                await both.give(connection, piece, (), at_once=False)
-            assert both.client.written.endswith(b"onetwoend") and not wire.closed
+        app = app_for(str(tmp_path))
+        async with ends(str(tmp_path), app=app) as both:
+            ((connection, _, wire, client),) = await streams(both, app, 1)
+            await both.give(connection, b"andend", (3,), at_once=False)
+            assert client.written.endswith(b"onetwoandend") and not wire.closed
             connection.data_received(HEAD + b"Content-Length: 3\r\n\r\nbad")
             assert wire.closed
 
     asyncio.run(run())
+
+
+def test_what_comes_behind_a_stream_is_nobodys_response(tmp_path: Path, few_at_once: None) -> None:
+    async def run() -> None:
+        app = app_for(str(tmp_path))
+        async with ends(str(tmp_path), app=app) as both:
+            (connection, server, wire, client), *others = await streams(both, app, 40)
+            server.pause_writing()  # its client does not read, so the exchange is not over yet
+            await both.give(connection, b"andend", (3,), at_once=False)
+            for other, *_ in others:
+                other.data_received(b"a")
+            connection.data_received(b"HTTP/1.1 200 OK\r\nContent-Length: 8\r\n\r\nSMUGGLED")
+            server.resume_writing()
+            nobody, _, got = on_a_wire(app)
+            nobody.data_received(REQUEST)
+            both.clients.append((nobody, got))
+            await steps(60)
+            assert wire.closed and client.written.endswith(b"onetwoandend")
+            assert len(both.upstreams) == 41 and b"SMUGGLED" not in got.written
+
+    asyncio.run(run())
+
+
+def test_a_mistake_of_ours_in_a_turn_is_no_whole_response(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    told: list[Any] = []
+
+    async def run() -> None:
+        asyncio.get_running_loop().set_exception_handler(lambda _, context: told.append(context.get("exception")))
+        app = app_for(str(tmp_path))
+        async with ends(str(tmp_path), app=app) as both:
+            ((connection, _, wire, client),) = await streams(both, app, 1)
+            with monkeypatch.context() as patched:
+                patched.setattr(Connection, "_receive", Mock(side_effect=MemoryError))
+                await both.give(connection, b"and", (), at_once=False)
+            assert wire.closed
+            connection.connection_lost(None)
+            await steps()
+            assert client.closed and client.written.endswith(b"onetwo")
+
+    asyncio.run(run())
+    assert [type(exc) for exc in told] == [MemoryError]
+    assert recorded(str(tmp_path)).outcome == "upstream_cut"
+
+
+def test_small_and_large_pieces_in_turn_hold_nobody_up(tmp_path: Path, few_at_once: None) -> None:
+    async def run() -> None:
+        app = app_for(str(tmp_path))
+        async with ends(str(tmp_path), app=app) as both:
+            (mixed, _, _, got), (quiet, _, _, client) = await streams(both, app, 2, length=9_000_000)
+            for _ in range(400):
+                mixed.data_received(b"x")
+                mixed.data_received(b"x" * 20_000)
+            quiet.data_received(b"and")
+            await steps(2)
+            assert client.written.endswith(b"onetwoand") and len(got.written) > 400 * 20_000
+
+    asyncio.run(run())
+
+
+def test_a_piece_that_came_in_time_is_not_lost_to_the_silence_after_it(tmp_path: Path, few_at_once: None) -> None:
+    upstreams = {"up": {"base_url": "http://localhost:9/v1", "read_timeout": 10}}
+
+    async def run(clock: Clock) -> None:
+        app = app_for(str(tmp_path), config={"upstreams": upstreams})
+        async with ends(str(tmp_path), app=app) as both:
+            *others, (connection, _, _, client) = await streams(both, app, 40)
+            for other, *_ in others:
+                other.data_received(b"a")
+            connection.data_received(b"and")
+            clock.ahead += 11  # the loop is held up
+            await steps(60)
+            assert client.closed and client.written.endswith(b"onetwoand")
+
+    run_with_clock(run)
 
 
 def test_a_client_that_reads_no_response_gets_no_more_of_them(tmp_path: Path) -> None:
@@ -391,8 +489,11 @@ def test_a_client_that_reads_no_response_gets_no_more_of_them(tmp_path: Path) ->
     asyncio.run(run())
 
 
+@pytest.mark.parametrize("read", [1_000, 100_000])
 @pytest.mark.parametrize("full_from", ["the beginning", "the middle"])
-def test_a_client_that_does_not_read_its_stream_holds_the_upstream_up(tmp_path: Path, full_from: str) -> None:
+def test_a_client_that_does_not_read_its_stream_holds_the_upstream_up(
+    tmp_path: Path, full_from: str, read: int
+) -> None:
     async def run() -> bytes:
         async with ends(str(tmp_path)) as both:
             await both.give(both.server, REQUEST, (), at_once=False)
@@ -405,8 +506,10 @@ def test_a_client_that_does_not_read_its_stream_holds_the_upstream_up(tmp_path: 
                 connection.data_received(b"x" * 100_000)
             passed = len(both.client.written)
             with patch.object(wire, "pause_reading") as pause_reading:
-                while not pause_reading.called:
-                    connection.data_received(b"x" * 100_000)
+                for _ in range(400_000 // read):
+                    if not pause_reading.called:
+                        connection.data_received(b"x" * read)
+                assert pause_reading.called
             assert len(both.client.written) == passed
             both.server.resume_writing()
             await steps()

@@ -1,7 +1,8 @@
 """One HTTP/1.1 connection to an upstream: an asyncio protocol around httptools' parser (llhttp).
 
 It carries one exchange at a time. What the parser says is kept until somebody asks for it; nothing here runs in a task
-of its own, and what one read of the socket brought is handed out as one piece.
+of its own. What one read of the socket brought is handed out as one piece, and what several brought where a stream had
+to wait for its turn (see `turns`).
 """
 
 import asyncio
@@ -19,6 +20,8 @@ from llmproxy.transports.turns import Turns
 MAX_UNREAD_BYTES = 256 * 1024
 MAX_HEAD_BYTES = 64 * 1024
 MAX_INTERIM_RESPONSES = 16
+# Of a stream, what may wait for its turn: small pieces, not a download.
+MAX_WAITING_BYTES = 16 * 1024
 # Above this, joining costs more than a list for `writev`.
 JOINED_BYTES = 16 * 1024
 
@@ -40,7 +43,9 @@ class Connection(asyncio.Protocol):
         self._loop = asyncio.get_running_loop()
         self._transport: asyncio.Transport | None = None
         self._poll = select.poll()
-        self._waiting: list[bytes] = []  # what was read and has its turn to come
+        self._waiting: list[bytes] = []  # was read, and has its turn to come
+        self._waiting_bytes = 0
+        self._has_turn = False
         self._pieces: list[bytes] = []
         self.on_body = self._pieces.append  # for the parser
         self._parser = httptools.HttpResponseParser(self)
@@ -71,7 +76,7 @@ class Connection(asyncio.Protocol):
         self._reading_paused = False
         self._on_change: Callable[[], None] | None = None
         self._on_piece: Callable[[bytes], None] | None = None
-        self._takes_turns = False
+        self._goes_on = False  # the response has begun, and its client has something of it
         self.sending = False
         self.failure: httpx2.TransportError | None = None
 
@@ -84,22 +89,32 @@ class Connection(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         if self._on_change is not None and self._timeout is not None:
             self._deadline = self._loop.time() + self._timeout
-        if not self._takes_turns:
+        if not self._goes_on or self.complete:
             self._receive(data)
             return
-        waiting = self._waiting
-        waiting.append(data)
-        if len(data) > JOINED_BYTES:
+        self._waiting.append(data)
+        self._waiting_bytes += len(data)
+        if self._waiting_bytes > MAX_WAITING_BYTES:
             self._catch_up()
-        elif len(waiting) == 1:
-            self._turns.add(self._catch_up)
+        elif not self._has_turn:
+            self._has_turn = True
+            self._turns.add(self._take_turn)
+
+    def _take_turn(self) -> None:
+        self._has_turn = False
+        try:
+            self._catch_up()
+        except BaseException:
+            # As the loop does where `data_received` raises: nobody is to take the rest for the whole.
+            if self._transport is not None:
+                self._transport.abort()
+            raise
 
     def _catch_up(self) -> None:
         waiting = self._waiting
         if waiting:
-            data = waiting[0] if len(waiting) == 1 else b"".join(waiting)
-            waiting.clear()
-            self._receive(data)
+            self._waiting, self._waiting_bytes = [], 0
+            self._receive(waiting[0] if len(waiting) == 1 else b"".join(waiting))
 
     def _receive(self, data: bytes) -> None:
         if self.complete or not self._method:
@@ -122,7 +137,7 @@ class Connection(asyncio.Protocol):
         pieces = self._pieces
         if in_body and self._on_piece is not None and not self.complete and self.failure is None:
             if pieces:
-                self._takes_turns = True  # the next piece, as the first token has come
+                self._goes_on = True
                 self._on_piece(self._take_pieces())
             return
         if not self.head_complete and self._head_bytes > MAX_HEAD_BYTES:
@@ -145,7 +160,12 @@ class Connection(asyncio.Protocol):
         return False
 
     def connection_lost(self, exc: Exception | None) -> None:
-        self._catch_up()
+        try:
+            self._catch_up()
+        finally:
+            self._lost(exc)
+
+    def _lost(self, exc: Exception | None) -> None:
         self.closed = True
         if self._timer is not None:
             self._timer.cancel()
@@ -288,9 +308,9 @@ class Connection(asyncio.Protocol):
         return self.take()
 
     def watch(self, on_change: Callable[[], None], on_piece: Callable[[bytes], None], timeout: float | None) -> None:
-        """Call back in the step in which something has come: with a piece of the body where that is all, else (the
-        head, the end, a failure) without, for `take`. The silence between two calls is at most `timeout` seconds. Ends
-        with the exchange, or with `unwatch`."""
+        """Call back when something has come: with a piece of the body where that is all, else (the head, the end, a
+        failure) without, for `take`. Of a response that has begun, when it is its turn. The silence between two reads
+        is at most `timeout` seconds. Ends with the exchange, or with `unwatch`."""
         self._on_change = on_change
         self._on_piece = on_piece
         self._time(timeout)
@@ -332,7 +352,6 @@ class Connection(asyncio.Protocol):
         """The response was read to its end: the connection is free, if it may be used again."""
         if self._method:
             self._method = ""
-            self._takes_turns = False
             self.unwatch()
             if self._keep_alive and not self.sending and not self.closed:
                 self._release(self)
@@ -397,6 +416,7 @@ class Connection(asyncio.Protocol):
     def _check_deadline(self) -> None:
         # One timer for all waits: it looks whether its time has really come, and else sleeps on.
         self._timer = None
+        self._catch_up()  # the loop may have been held up since it came
         if (self._waiter is None and self._on_change is None) or self.closed or self._timeout is None:
             return
         if self._loop.time() >= self._deadline:

@@ -42,6 +42,7 @@ class HTTP1Transport(httpx2.AsyncBaseTransport):
         self._keepalive_expiry = keepalive_expiry
         self._pools: dict[tuple[str, str, int | None], Pool] = {}
         self._known: dict[int, tuple[httpx2.URL, Pool]] = {}
+        self._turns = Turns()
 
     async def handle_async_request(self, request: httpx2.Request) -> httpx2.Response:
         pool = self.pool_of(request.url)
@@ -98,7 +99,7 @@ class HTTP1Transport(httpx2.AsyncBaseTransport):
             if self._ssl_context is None:
                 self._ssl_context = httpx2.create_ssl_context()
             context = self._ssl_context
-        return Pool(host, port or (443 if context else 80), context, self._keepalive_expiry)
+        return Pool(host, port or (443 if context else 80), context, self._keepalive_expiry, self._turns)
 
 
 class Pool:
@@ -107,14 +108,14 @@ class Pool:
     Whoever takes or opens one has it until its exchange ends well, or aborts it.
     """
 
-    def __init__(self, host: str, port: int, context: ssl.SSLContext | None, expiry: float) -> None:
+    def __init__(self, host: str, port: int, context: ssl.SSLContext | None, expiry: float, turns: Turns) -> None:
         self._host = host
         self._port = port
         self._context = context
         self._expiry = expiry
         self._idle: deque[Connection] = deque()
         self._all: set[Connection] = set()
-        self._turns = Turns()
+        self._turns = turns
         self._loop = asyncio.get_running_loop()
         self._timer: asyncio.TimerHandle | None = None
 

@@ -7,26 +7,40 @@ import pytest
 from llmproxy.transports.turns import STEPS_AT_ONCE, Turns
 
 
-def test_what_is_new_is_looked_for_every_few_steps() -> None:
+@pytest.mark.parametrize(("look_seconds", "together"), [(0, 4), (12, 4), (24, 6), (400, 11)])
+def test_what_is_new_is_looked_for_every_few_steps(
+    look_seconds: int, together: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     done: list[str] = []
+    now = 0
+
+    def take(what: str, seconds: int) -> None:
+        nonlocal now
+        done.append(what)
+        now += seconds
 
     async def run() -> None:
         loop, turns = asyncio.get_running_loop(), Turns()
 
         def look() -> None:
-            done.append("look")
-            if done.count("step") < 3 * STEPS_AT_ONCE - 1:
+            take("look", look_seconds)
+            if done.count("step") < 11:
                 loop.call_soon(look)
 
-        for _ in range(3 * STEPS_AT_ONCE - 1):
-            turns.add(lambda: done.append("step"))
+        def go_on() -> None:
+            for _ in range(11):
+                turns.add(lambda: take("step", 1))
+
         loop.call_soon(look)
-        while done.count("step") < 3 * STEPS_AT_ONCE - 1:
+        loop.call_soon(go_on)
+        while done.count("step") < 11:
             await asyncio.sleep(0)
 
+    monkeypatch.setattr("llmproxy.transports.turns.perf_counter", lambda: now)
     asyncio.run(run())
-    together = ["step"] * STEPS_AT_ONCE
-    assert done[: 3 * STEPS_AT_ONCE + 1] == [*together, "look", *together, "look", *together[1:]]
+    assert STEPS_AT_ONCE == 4
+    batches = [len(batch) for batch in "".join("L" if what == "look" else "s" for what in done).split("L") if batch]
+    assert batches[0] == max(batches) == together and sum(batches) == 11
 
 
 @pytest.mark.parametrize("before", range(STEPS_AT_ONCE + 1))

@@ -247,7 +247,8 @@ def test_what_is_cut_looks_cut_wherever_it_is(kind: str, at: int, cuts: list[int
 )
 @settings(max_examples=150)
 def test_all_of_a_stream_that_came_goes_on(kind: str, pieces: list[tuple[int, bool]], end: str) -> None:
-    body = b"".join(b"%d" % (i % 10) * size for i, (size, _) in enumerate(pieces))
+    sent = [(b"%d" % (i % 10) * size, waits) for i, (size, waits) in enumerate(pieces)]
+    body = b"".join(piece for piece, _ in sent)
     whole = end == "whole" if kind != "until close" else end != "cut"
     fields = {
         "length": b"Content-Length: %d\r\n" % (len(body) + (not whole)),
@@ -259,8 +260,7 @@ def test_all_of_a_stream_that_came_goes_on(kind: str, pieces: list[tuple[int, bo
             await both.give(both.server, REQUEST, (), at_once=False)
             connection, _ = both.upstreams[0]
             connection.data_received(HEAD + fields.get(kind, b"") + b"\r\n")
-            for i, (size, waits) in enumerate(pieces):
-                piece = b"%d" % (i % 10) * size
+            for piece, waits in sent:
                 connection.data_received(chunk(piece) if kind == "chunked" else piece)
                 if waits:
                     await steps()
@@ -290,6 +290,7 @@ def test_what_is_new_comes_before_what_goes_on(tmp_path: Path) -> None:
         async with ends(str(tmp_path), app=app) as both:
             await both.give(both.server, REQUEST, (), at_once=False)
             server, _, client = on_a_wire(app)
+            both.clients.append((server, client))
             await both.give(server, REQUEST, (), at_once=False)
             (going, _), (new, _) = both.upstreams
             for piece in (head, b"one", b"two"):
@@ -305,7 +306,6 @@ def test_what_is_new_comes_before_what_goes_on(tmp_path: Path) -> None:
             await both.give(new, b"twoandend", (3, 6), at_once=True)
             await both.give(going, b"end", (), at_once=False)
             assert client.written.endswith(b"onetwoandend") and both.client.written.endswith(b"xandend")
-            server.connection_lost(None)
 
     asyncio.run(run())
 

@@ -21,6 +21,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
+from math import inf
 from typing import TypeVar
 
 from sqlite_utils import Database
@@ -28,7 +29,7 @@ from sqlite_utils import Database
 from llmproxy.capture.exchange import Exchange
 from llmproxy.capture.in_hand import MOST_ATTEMPTS, InHand
 from llmproxy.capture.segment_reader import Recorded
-from llmproxy.capture.spool_reader import SpoolReader
+from llmproxy.capture.spool_reader import SpoolReader, backlog
 from llmproxy.config import CaptureConfig
 from llmproxy.hooks import Hook, call_hooks
 from llmproxy.prompt_time import SAVED_SECONDS, PromptTime, give_way, let_go_first
@@ -72,7 +73,7 @@ class Ingester:
         self._hook_tasks: set[asyncio.Task[None]] = set()
         self.ingested = 0
 
-    async def run(self, stop: asyncio.Event, *, patience: float) -> bool:
+    async def run(self, stop: asyncio.Event, *, patience: float, at_most: float = inf) -> bool:
         """Follow the spool until `stop`, then drain it. Returns whether it was emptied: see `drain`."""
         pause = POLL_SECONDS
         opened = False
@@ -82,22 +83,24 @@ class Ingester:
                     # Before the first exchange, beside whose end `llm` may write, and migrate first.
                     self._database.open()
                     opened = True
-                await self._pass(self._capture.settle, stop)
+                await self._pass(self._capture.settle, stop.is_set)
                 pause = POLL_SECONDS
             except StoreUnavailable as exc:
                 if pause == POLL_SECONDS:
                     logger.warning("%s; exchanges wait in %s", exc, self._capture.spool_path)
                 pause = min(pause * 2, 5.0)
             await _wait(stop, pause)
-        return await self.drain(patience=patience)
+        return await self.drain(patience=patience, at_most=at_most)
 
-    async def drain(self, *, patience: float) -> bool:
-        """Ingest all that has ended. False where the database could not be written for `patience` seconds."""
+    async def drain(self, *, patience: float, at_most: float = inf) -> bool:
+        """Ingest all that has ended. False where the database could not be written for `patience` seconds, or where
+        something is left after `at_most` seconds."""
         deadline = time.monotonic() + patience
+        end = time.monotonic() + at_most
         while True:
             before = self.ingested
             try:
-                await self._pass(0.0)
+                await self._pass(0.0, lambda: time.monotonic() > end)
                 break
             except StoreUnavailable as exc:
                 if self.ingested > before:
@@ -107,8 +110,16 @@ class Ingester:
                     return False
                 await asyncio.sleep(POLL_SECONDS)
         if self._hook_tasks:
-            await asyncio.wait(self._hook_tasks)
+            left = end - time.monotonic()
+            await asyncio.wait(self._hook_tasks, timeout=max(0.0, left) if left < inf else None)
             self._spool.save()
+        if time.monotonic() > end and (waiting := backlog(self._capture.spool_path)["waiting_bytes"]):
+            logger.warning(
+                "%s bytes wait in %s: the next start goes on with them, or `llmproxy ingest --drain`",
+                f"{waiting:,}",
+                self._capture.spool_path,
+            )
+            return False
         return True
 
     def close(self) -> None:
@@ -118,10 +129,10 @@ class Ingester:
         self._in_hand.close()
         self._spool.close()
 
-    async def _pass(self, settle: float, stop: asyncio.Event | None = None) -> None:
+    async def _pass(self, settle: float, stop: Callable[[], bool]) -> None:
         """Ingest what has ended by now, in batches: one transaction for many exchanges where many wait."""
         exchanges = self._spool.exchanges(settle)
-        while not (stop and stop.is_set()) and (batch := await self._in_turn(partial(self._read, exchanges, stop))):
+        while not stop() and (batch := await self._in_turn(partial(self._read, exchanges, stop))):
             recorded = [each.recorded for each in batch]
             try:
                 waiting = deque(batch)
@@ -162,7 +173,7 @@ class Ingester:
 
         return await loop.run_in_executor(self._nice, prompt) if prompt_time.busy else prompt()
 
-    def _read(self, exchanges: Iterator[Recorded], stop: asyncio.Event | None) -> "list[_Understood]":
+    def _read(self, exchanges: Iterator[Recorded], stop: Callable[[], bool]) -> "list[_Understood]":
         """Take the next exchanges out of the spool, and understand them; none where there are no more."""
         prompt_time = self._prompt_time
         prompt = prompt_time is not None and prompt_time.left() > 0
@@ -172,7 +183,7 @@ class Ingester:
         for recorded in exchanges:
             batch.append(_understand(recorded) if self._in_hand.take(recorded.id) else _left(recorded))
             size += recorded.size
-            if len(batch) >= most or size >= BATCH_BYTES or (stop and stop.is_set()):
+            if len(batch) >= most or size >= BATCH_BYTES or stop():
                 break
             if prompt_time is not None and not prompt and prompt_time.left() > SAVED_SECONDS / 2:
                 break  # the rest need not give way

@@ -12,6 +12,7 @@ from llmproxy.capture.spool_reader import backlog
 from llmproxy.config import CaptureConfig
 from llmproxy.hooks import load_hooks
 from llmproxy.ingest import Ingester
+from llmproxy.supervisor import DRAIN_SECONDS
 
 LOCK_POLL_SECONDS = 0.5
 # How long the database may refuse before the end is not put off any more; what is left stays in the spool.
@@ -59,7 +60,7 @@ async def _run(capture: CaptureConfig, *, drain: bool, until_eof: bool) -> int:
                 emptied = await ingester.drain(patience=PATIENCE_DRAIN)
                 logger.info("%d exchanges ingested", ingester.ingested)
             else:
-                emptied = await ingester.run(stop, patience=PATIENCE_SUPERVISED)
+                emptied = await ingester.run(stop, patience=PATIENCE_SUPERVISED, at_most=DRAIN_SECONDS)
         finally:
             ingester.close()
         return 0 if emptied else 1

@@ -15,7 +15,6 @@ from llmproxy.server.server import Server, server_config
 from llmproxy.supervisor import IngesterProcess
 from llmproxy.workers import Workers
 
-DRAIN_SECONDS = 10.0
 OPEN_FILES = 65536
 
 logger = logging.getLogger("llmproxy")
@@ -76,7 +75,7 @@ def serve(config: Config, sock: socket.socket) -> None:
     finally:
         sock.close()
         if ingester is not None:
-            ingester.stop(0.0 if hurried else DRAIN_SECONDS)
+            ingester.stop(at_once=hurried)
 
 
 def _run_server(config: Config, sock: socket.socket) -> bool:

@@ -9,6 +9,10 @@ import time
 
 from llmproxy.config import CaptureConfig
 
+# How long it goes on after its input has ended. Under the 10 s after which `docker stop` kills.
+DRAIN_SECONDS = 5.0
+# What a transaction may take besides, before it is killed.
+LAST_SECONDS = 2.0
 # Seconds until it is started again; twice as many each time, where it ends soon.
 SHORTEST_PAUSE = 0.5
 LONGEST_PAUSE = 30.0
@@ -19,7 +23,8 @@ logger = logging.getLogger("llmproxy")
 class IngesterProcess:
     """Keeps one ingester running: starts it again when it dies, tells it to drain and end by closing its input.
 
-    The input is a pipe that we alone hold, so an ingester also drains and ends when we are killed.
+    The input is a pipe that we alone hold, so an ingester also drains and ends when we are killed. What it does not
+    get to within `DRAIN_SECONDS` stays in the spool for the next one.
     """
 
     def __init__(self, capture: CaptureConfig) -> None:
@@ -33,8 +38,8 @@ class IngesterProcess:
         self._spawn()
         self._thread.start()
 
-    def stop(self, patience: float) -> None:
-        """Let it drain and end. After `patience` seconds it is killed: what is left stays in the spool."""
+    def stop(self, *, at_once: bool = False) -> None:
+        """Let it drain and end; or kill it, which leaves what it has not got to in the spool too."""
         with self._spawning:
             self._ending.set()
         process = self._process
@@ -42,7 +47,7 @@ class IngesterProcess:
             assert process.stdin is not None
             process.stdin.close()
             try:
-                process.wait(patience)
+                process.wait(0.0 if at_once else DRAIN_SECONDS + LAST_SECONDS)
             except subprocess.TimeoutExpired:
                 process.kill()
                 process.wait()

@@ -24,7 +24,7 @@ LAYERS: list[dict[str, set[str]]] = [
         "workers": {"app", "server"},
         "supervisor": set(),
         "server": set(),
-        "ingester": {"ingest"},
+        "ingester": {"ingest", "supervisor"},
         "reingest": {"ingest"},
         "stats": set(),
         "breakdown": {"stats"},

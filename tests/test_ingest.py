@@ -370,8 +370,8 @@ def test_a_record_that_makes_no_sense_is_kept_aside(tmp_path: Path) -> None:
     async def run() -> None:
         writer = SpoolWriter(settings.spool_path)
         segment = writer.begin()
-        writer.append(segment, b"request", b"0" * 26, 0, b"another version's request")
-        writer.append(segment, b"end", b"0" * 26, 0, b"outcome: unheard-of")
+        writer.append_request(segment, b"request", b"0" * 26, 0, b"another version's request")
+        writer.append_response(segment, b"end", b"0" * 26, 0, b"outcome: unheard-of")
         writer.release(segment)
         record(writer, "good")
         writer.close()
@@ -473,16 +473,56 @@ def test_the_end_of_its_input_is_seen_once(tmp_path: Path, monkeypatch: pytest.M
 
     settings = capture(tmp_path)
     recorded(settings, *(f"question {number}" for number in range(50)))
+    monkeypatch.setattr("asyncio.Event", Counted)
+    assert supervised(settings, monkeypatch) == 0
+    assert len(times) == 1
+    assert rows(settings, "select count(*) from turns") == [(50,)]
+
+
+def supervised(settings: CaptureConfig, monkeypatch: pytest.MonkeyPatch) -> int:
+    """The code with which an ingester ends whose server is gone as soon as it has told the settings."""
     ours, theirs = os.pipe()
     os.write(theirs, settings.model_dump_json().encode() + b"\n")
     os.close(theirs)
-    monkeypatch.setattr("signal.signal", lambda *arguments: None)
-    with open(ours) as stdin:
-        monkeypatch.setattr("sys.stdin", stdin)
-        monkeypatch.setattr("asyncio.Event", Counted)
-        assert supervise() == 0
-    assert len(times) == 1
+    with monkeypatch.context() as patched, open(ours) as stdin:
+        patched.setattr("signal.signal", lambda *arguments: None)
+        patched.setattr("sys.stdin", stdin)
+        return supervise()
+
+
+def test_a_backlog_keeps_nobody_from_ending(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    settings = capture(tmp_path)
+    recorded(settings, *(f"question {number}" for number in range(50)))
+    with monkeypatch.context() as patched:
+        patched.setattr("llmproxy.ingester.DRAIN_SECONDS", 0.0)
+        assert supervised(settings, patched) == 1
+    assert f"bytes wait in {settings.spool_path}: the next start goes on with them" in caplog.text
+    assert supervised(settings, monkeypatch) == 0
     assert rows(settings, "select count(*) from turns") == [(50,)]
+
+
+def test_a_hook_keeps_nobody_from_ending(tmp_path: Path) -> None:
+    settings = capture(tmp_path)
+    recorded(settings, "one", "two")
+    given: list[str] = []
+
+    async def hook(turn: Turn, exchange: Exchange) -> None:
+        given.append(exchange.id)
+        await asyncio.Event().wait()
+
+    async def run() -> bool:
+        ingester = Ingester(settings, [hook])
+        try:
+            return await ingester.drain(patience=0.3, at_most=0.5)
+        finally:
+            ingester.close()
+
+    for _ in range(2):
+        assert not asyncio.run(run())
+    assert len(given) == 2 and given[0] == given[1], "what no hook has taken is given again"
+    assert rows(settings, "select count(*) from turns") == [(2,)]
 
 
 KILLED_BY_A_QUESTION = """

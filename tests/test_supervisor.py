@@ -34,7 +34,7 @@ def test_it_is_tried_again_where_the_system_cannot_start_it(tmp_path: Path, monk
     try:
         eventually(lambda: (tmp_path / "logs.db").exists(), "a running ingester")
     finally:
-        process.stop(DEADLINE)
+        process.stop()
     assert len(started) == 3
 
 
@@ -56,7 +56,7 @@ def test_the_end_may_come_while_it_is_started_again(tmp_path: Path, monkeypatch:
     process.start()
     processes[0].kill()
     assert starting.wait(DEADLINE)
-    stopping = threading.Thread(target=process.stop, args=(DEADLINE,))
+    stopping = threading.Thread(target=process.stop)
     stopping.start()
     go_on.set()
     stopping.join(DEADLINE)

@@ -30,8 +30,6 @@ from llmproxy.prices import Prices
 from llmproxy.store.captured import read_turn
 from llmproxy.supervisor import IngesterProcess
 
-INGESTER_SECONDS = 10.0
-
 
 @dataclass(frozen=True, slots=True)
 class Ended:
@@ -106,7 +104,7 @@ def benchmark(config: Config, run_id: str, settings: Settings, tell: Callable[[R
                 stopped, spent = loop.run(_run(config, run, settings, reader, writer, judged, tell))
         finally:
             if ingester is not None:
-                ingester.stop(INGESTER_SECONDS)
+                ingester.stop()
             _drain(config)
             writer.now(lambda storage: _settle(storage, run))
         missing = writer.now(lambda storage: _missing(storage, run, settings))

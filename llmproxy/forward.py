@@ -86,7 +86,7 @@ class Forward:
         response: httpx2.Response | None = None
         started = False
         try:
-            await recording.flushed()
+            await recording.written()
             try:
                 recording.request_written()
             except SpoolError as exc:

@@ -34,7 +34,7 @@ def write(folder: Path, bodies: Sequence[Sequence[bytes]], **settings: object) -
             recording = tee.begin(HEAD)
             for piece in pieces:
                 recording.request_body(piece)
-            await recording.flushed()
+            await recording.written()
             recording.end("complete")
         writer.close()
 
@@ -159,11 +159,11 @@ def test_a_body_lost_to_a_full_disk_is_not_referred_to(tmp_path: Path, monkeypat
         with monkeypatch.context() as disk:
             disk.setattr(os, "write", full)
             lost.request_body(first)
-            await lost.flushed()
+            await lost.written()
         for body in (second, first):
             kept = tee.begin(HEAD)
             kept.request_body(body)
-            await kept.flushed()
+            await kept.written()
             kept.end("complete")
         lost.end("complete")
         writer.close()

@@ -15,6 +15,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from llmproxy.capture.back_references import SMALLEST_BYTES
 from llmproxy.capture.exchange import CROCKFORD, Exchange, ExchangeIds
 from llmproxy.capture.segment_reader import SegmentReader
 from llmproxy.capture.spool import MAGIC, SpoolError, SpoolWriter
@@ -127,6 +128,49 @@ def test_whatever_is_written_is_read(
     assert (got.outcome, got.error) == ("timeout", "a reason of two lines")
 
 
+small_or_large = st.tuples(st.integers(0, 2), st.sampled_from([1, 300, SMALLEST_BYTES, 3 * SMALLEST_BYTES]))
+step = st.tuples(
+    st.integers(0, 2), st.sampled_from(["request", "response", "requests written", "written"]), small_or_large
+)
+
+
+@given(st.lists(step, max_size=40))
+@settings(max_examples=100)
+def test_exchanges_that_pass_at_once_in_any_order(
+    tmp_path_factory: pytest.TempPathFactory, taken: list[tuple[int, str, tuple[int, int]]]
+) -> None:
+    folder = tmp_path_factory.mktemp("spool")
+    sent: list[list[bytes]] = [[], [], []]
+    got: list[list[bytes]] = [[], [], []]
+
+    def test(tee: Tee, writer: SpoolWriter) -> None:
+        recordings = [tee.begin(RequestHead("up", str(number), "POST", b"/x", [])) for number in range(3)]
+        for recording in recordings:
+            recording.response(200, [])  # an upstream may answer before it has the whole request
+        segment = writer.begin()
+        writer.release(segment)
+        for number, what, (byte, size) in taken:
+            piece = b"%d" % byte * size
+            if what == "request":
+                recordings[number].request_body(piece)
+                sent[number].append(piece)
+            elif what == "response":
+                recordings[number].response_body(piece)
+                got[number].append(piece)
+            elif what == "requests written":
+                assert writer.flush_requests(segment)
+            else:
+                assert writer.flush(segment)
+        for recording in recordings:
+            recording.end("complete")
+
+    write(folder, test).close()
+    exchanges = read(folder)
+    assert [exchange.client for exchange in exchanges] == ["0", "1", "2"]
+    assert bodies(exchanges) == [b"".join(pieces) for pieces in sent]
+    assert [[piece for _, piece in exchange.response_body] for exchange in exchanges] == got
+
+
 def segment(folder: Path) -> Path:
     (path,) = folder.glob("*.spool")
     return path
@@ -164,8 +208,8 @@ def test_a_short_exchange_is_two_records(tmp_path: Path) -> None:
 def test_a_whole_record_that_makes_no_sense_stops_nothing(tmp_path: Path, payload: bytes) -> None:
     def test(tee: Tee, writer: SpoolWriter) -> None:
         segment = writer.begin()
-        writer.append(segment, b"whole_request", b"0" * 26, 0, payload)
-        writer.append(segment, b"whole_response", b"0" * 26, 0, payload)
+        writer.append_request(segment, b"whole_request", b"0" * 26, 0, payload)
+        writer.append_response(segment, b"whole_response", b"0" * 26, 0, payload)
         short_exchange(tee, b"one")
 
     write(tmp_path, test).close()

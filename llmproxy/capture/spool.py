@@ -55,7 +55,20 @@ class SpoolError(OSError):
 class Segment:
     """One file of the spool, open for writing and locked by us."""
 
-    __slots__ = ("bodies", "buffer", "buffered", "exchanges", "failures", "fd", "path", "size", "waiting")
+    __slots__ = (
+        "bodies",
+        "exchanges",
+        "failures",
+        "fd",
+        "path",
+        "request_bytes",
+        "requests",
+        "response_bytes",
+        "responses",
+        "size",
+        "waiting",
+        "whole",
+    )
 
     def __init__(self, folder: Path, name: str, fsync: bool) -> None:
         # Locked before it has its name, so that a reader never finds it without its lock.
@@ -75,10 +88,18 @@ class Segment:
         self.size = len(MAGIC)
         self.exchanges = 0
         self.failures = 0  # writes that lost records
-        self.buffer: list[bytes] = []
-        self.buffered = 0  # bytes
+        self.requests: list[bytes] = []  # records to be written
+        self.request_bytes = 0
+        self.responses: list[tuple[bytes, bytes, int, bytes]] = []  # what makes the records behind those
+        self.response_bytes = 0  # of their payloads
         self.bodies = Bodies(self.fd)
         self.waiting: list[Callable[[], None]] = []  # for the next write
+        self.whole = False  # which is of responses too
+
+    @property
+    def is_written(self) -> bool:
+        """Whether nothing waits."""
+        return not self.requests and not self.responses
 
     def close(self) -> None:
         os.close(self.fd)
@@ -119,7 +140,7 @@ class SpoolWriter:
     def begin(self) -> Segment:
         """The segment for a new exchange; pass it to `append`, and to `release` at the end. Raises `SpoolError`."""
         segment = self._current
-        if segment is None or segment.size >= self._segment_bytes or (not segment.buffer and self._is_removed(segment)):
+        if segment is None or segment.size >= self._segment_bytes or (segment.is_written and self._is_removed(segment)):
             try:
                 make_folder(self._folder)
                 segment = Segment(self._folder, self._ids.new(), self.fsync)
@@ -141,20 +162,32 @@ class SpoolWriter:
         self._look_again = now + FLUSH_SECONDS
         return not os.fstat(segment.fd).st_nlink
 
-    def append(self, segment: Segment, kind: bytes, exchange: bytes, microseconds: int, payload: bytes) -> int:
-        """Add a record. It is on disk after `flush`, or by itself a moment later. Returns the length of its line."""
-        line = b"@%b %b %d %d " % (kind, exchange, microseconds, len(payload))
-        line = b"%b%08x\n" % (line, crc32(payload, crc32(line)))
-        segment.buffer += (line, payload, b"\n")
-        buffered = segment.buffered = segment.buffered + len(line) + len(payload) + 1
-        if buffered > BUFFER_BYTES:
+    def append_request(self, segment: Segment, kind: bytes, exchange: bytes, nanoseconds: int, payload: bytes) -> int:
+        """Add a record of a request. It is on disk after `flush_requests`, or by itself a moment later. Returns the
+        length of its line."""
+        line = _line(kind, exchange, nanoseconds, payload)
+        segment.requests += (line, payload, b"\n")
+        segment.request_bytes += len(line) + len(payload) + 1
+        self._flush_soon(segment)
+        return len(line)
+
+    def append_response(self, segment: Segment, kind: bytes, exchange: bytes, nanoseconds: int, payload: bytes) -> None:
+        """Add a record of a response. It is on disk after `flush`, or by itself a moment later."""
+        # Its line is made with those of others, when they are written: between the reading and the writing of a
+        # stream's sockets the same work takes much longer, since the processor's caches hold little of it.
+        segment.responses.append((kind, exchange, nanoseconds, payload))
+        payload_bytes = segment.response_bytes = segment.response_bytes + len(payload)
+        if payload_bytes > BUFFER_BYTES or self._timer is None:
+            self._flush_soon(segment)
+
+    def _flush_soon(self, segment: Segment) -> None:
+        if segment.request_bytes + segment.response_bytes > BUFFER_BYTES:
             self.flush(segment)
         elif self._timer is None:
             self._timer = asyncio.get_running_loop().call_later(FLUSH_SECONDS, self._flush_all)
-        return len(line)
 
     def append_request_body(
-        self, segment: Segment, exchange: bytes, microseconds: int, piece: bytes, body: Body | None
+        self, segment: Segment, exchange: bytes, nanoseconds: int, piece: bytes, body: Body | None
     ) -> Body | None:
         """Add a piece of a request's body: what of it lies in the segment already only by where that is.
 
@@ -162,24 +195,32 @@ class SpoolWriter:
         """
         if body is None:
             if len(piece) < SMALLEST_BYTES:
-                self.append(segment, b"request_body", exchange, microseconds, piece)
+                self.append_request(segment, b"request_body", exchange, nanoseconds, piece)
                 return None
             body = segment.bodies.begin(piece)
         repeated, rest = body.repeated(piece)
         if repeated:
             lines = b"\n".join(b"%d %d %d" % (place.record, place.start, place.length) for place in repeated)
-            self.append(segment, b"request_body_again", exchange, microseconds, lines)
+            self.append_request(segment, b"request_body_again", exchange, nanoseconds, lines)
         if rest:
-            record = segment.size + segment.buffered
-            payload = record + self.append(segment, b"request_body", exchange, microseconds, rest)
+            record = segment.size + segment.request_bytes
+            payload = record + self.append_request(segment, b"request_body", exchange, nanoseconds, rest)
             body.places.append(Place(record, payload, 0, len(rest)))
         return body
 
     def flush(self, segment: Segment) -> bool:
         """Write what waits. Returns whether all of it was written; what was not is lost, and `on_error` was told."""
-        if not segment.buffer:
+        if segment.responses:
+            responses, segment.responses, segment.response_bytes = segment.responses, [], 0
+            for kind, exchange, nanoseconds, payload in responses:
+                segment.requests += (_line(kind, exchange, nanoseconds, payload), payload, b"\n")
+        return self.flush_requests(segment)
+
+    def flush_requests(self, segment: Segment) -> bool:
+        """As `flush`, for requests alone: one that begins need not wait until the pieces of all streams are written."""
+        if not segment.requests:
             return True
-        buffer, segment.buffer, segment.buffered = segment.buffer, [], 0
+        buffer, segment.requests, segment.request_bytes = segment.requests, [], 0
         try:
             segment.size += _write_all(segment.fd, buffer)
         except OSError as exc:
@@ -194,14 +235,27 @@ class SpoolWriter:
         """Write what waits, in one go with what all others add in this step of the event loop, and call back: under
         load one write serves dozens of exchanges."""
         if segment.exchanges > 1:
+            segment.whole = True
             self._wait(segment, callback)
         else:
             self.flush(segment)
             callback()
 
+    def when_requests_written(self, segment: Segment, callback: Callable[[], None]) -> None:
+        """As `when_written`, for requests alone."""
+        if segment.exchanges > 1:
+            self._wait(segment, callback)
+        else:
+            self.flush_requests(segment)
+            callback()
+
     def _write_for_all(self, segment: Segment) -> None:
         waiting, segment.waiting = segment.waiting, []
-        self.flush(segment)
+        whole, segment.whole = segment.whole, False
+        if whole:
+            self.flush(segment)
+        else:
+            self.flush_requests(segment)
         callbacks = iter(waiting)
         try:
             for callback in callbacks:
@@ -214,12 +268,6 @@ class SpoolWriter:
         if not segment.waiting:
             asyncio.get_running_loop().call_soon(self._write_for_all, segment)
         segment.waiting.append(callback)
-
-    async def flushed(self, segment: Segment) -> None:
-        """As `when_written`."""
-        written = asyncio.Event()
-        self.when_written(segment, written.set)
-        await written.wait()
 
     async def durable(self, segment: Segment) -> None:
         """With `fsync`, wait until the disk has everything written so far. All who call while one sync runs share the
@@ -288,6 +336,11 @@ class SpoolWriter:
             os.lseek(segment.fd, segment.size, os.SEEK_SET)
         except OSError:
             logger.exception("%s: cannot be cut back to its last whole record", segment.path)
+
+
+def _line(kind: bytes, exchange: bytes, nanoseconds: int, payload: bytes) -> bytes:
+    line = b"@%b %b %d %d " % (kind, exchange, nanoseconds // 1000, len(payload))
+    return b"%b%08x\n" % (line, crc32(payload, crc32(line)))
 
 
 def make_folder(folder: Path) -> None:

@@ -1,5 +1,6 @@
 """The tee: keeps a copy of an exchange's bytes while they pass, for the spool."""
 
+import asyncio
 import time
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
@@ -91,7 +92,6 @@ class Recording:
         "_id",
         "_request_body",
         "_request_kept",
-        "_response_kept",
         "_segment",
         "_started",
         "_tee",
@@ -112,7 +112,6 @@ class Recording:
         self._id = tee.ids.new().encode()
         self._request_body: Body | None = None
         self._request_kept = 0
-        self._response_kept = 0
         self._whole: tuple[bytes, bytes] | None = None  # head and body of the response
         self.request_bytes = 0
         self.response_bytes = 0
@@ -128,22 +127,24 @@ class Recording:
         seconds, microseconds = divmod((time.time_ns() - time.monotonic_ns() + self._started) // 1000, 1_000_000)
         if body and len(body) < self._tee.short_body_bytes:
             self.request_bytes = self._request_kept = len(body)
-            self._append(b"whole_request", b"started: %d.%06d\n%b\n\n%b" % (seconds, microseconds, text, body))
+            self._append_request(b"whole_request", b"started: %d.%06d\n%b\n\n%b" % (seconds, microseconds, text, body))
         else:
-            self._append(b"request", b"started: %d.%06d\n%b" % (seconds, microseconds, text))
+            self._append_request(b"request", b"started: %d.%06d\n%b" % (seconds, microseconds, text))
             self.request_body(body)
 
     def when_written(self, callback: Callable[[], None]) -> None:
-        """Write what is recorded so far, together with others who ask in the same moment, and call back."""
+        """Write what is recorded of the request so far, together with others who ask in the same moment, and call
+        back."""
         if self._segment is not None and self._tee.spool is not None:
-            self._tee.spool.when_written(self._segment, callback)
+            self._tee.spool.when_requests_written(self._segment, callback)
         else:
             callback()
 
-    async def flushed(self) -> None:
-        """Write what is recorded so far, together with others who ask in the same moment."""
-        if self._segment is not None and self._tee.spool is not None:
-            await self._tee.spool.flushed(self._segment)
+    async def written(self) -> None:
+        """As `when_written`."""
+        written = asyncio.Event()
+        self.when_written(written.set)
+        await written.wait()
 
     def request_written(self) -> None:
         """Put what is known of the request on disk, before the upstream gets it. Raises `SpoolError` where that failed
@@ -152,7 +153,7 @@ class Recording:
         # It may have been lost before: a slow or a large body has the head written by the way.
         if segment is None or spool is None:
             return
-        if not spool.flush(segment) or segment.failures != self._failures:
+        if not spool.flush_requests(segment) or segment.failures != self._failures:
             self._segment = None
             spool.release(segment)
             self._tee.unrecorded()
@@ -167,7 +168,7 @@ class Recording:
             if piece:
                 self._request_kept += len(piece)
                 self._request_body = spool.append_request_body(
-                    self._segment, self._id, self._elapsed_us(), piece, self._request_body
+                    self._segment, self._id, time.monotonic_ns() - self._started, piece, self._request_body
                 )
 
     def response(self, status: int, headers: Headers) -> None:
@@ -181,29 +182,29 @@ class Recording:
         """As `response`, for field lines whose credentials are redacted."""
         self.status = status
         if self._segment is not None:
-            self._append(b"response", b"\n".join((b"HTTP/1.1 %d" % status, *lines)))
+            self._append_response(b"response", b"\n".join((b"HTTP/1.1 %d" % status, *lines)))
 
     def whole_response(self, status: int, lines: Sequence[bytes], body: bytes) -> None:
         """As `response_lines` and `response_body`, where nothing but the end follows."""
         if self._segment is not None and len(body) < self._tee.short_body_bytes:
             self.status = status
-            self.response_bytes = self._response_kept = len(body)
+            self.response_bytes = len(body)
             self._whole = b"\n".join((b"HTTP/1.1 %d" % status, *lines)), body
         else:
             self.response_lines(status, lines)
             self.response_body(body)
 
     def response_body(self, piece: bytes) -> None:
-        self.response_bytes += len(piece)
+        before = self.response_bytes
+        passed = self.response_bytes = before + len(piece)
         segment, tee = self._segment, self._tee
         spool = tee.spool
         if segment is not None and spool is not None:
-            piece = piece[: tee.max_body_bytes - self._response_kept]
+            if passed > tee.max_body_bytes:
+                piece = piece[: max(0, tee.max_body_bytes - before)]
             if piece:
-                self._response_kept += len(piece)
-                # Not by `_append`: a stream is made of these.
-                elapsed_us = (time.monotonic_ns() - self._started) // 1000
-                spool.append(segment, b"response_body", self._id, elapsed_us, piece)
+                # Not by `_append_response`: a stream is made of these.
+                spool.append_response(segment, b"response_body", self._id, time.monotonic_ns() - self._started, piece)
 
     async def complete(self) -> None:
         """The response came to its end. When this returns the exchange is as safe as the configuration asks: written,
@@ -212,7 +213,9 @@ class Recording:
         if self.outcome is None and segment is not None and spool is not None:
             self._end("complete", None)
             try:
-                await spool.flushed(segment)
+                written = asyncio.Event()
+                spool.when_written(segment, written.set)
+                await written.wait()
             finally:
                 spool.release(segment)
             await self.durable()
@@ -252,21 +255,21 @@ class Recording:
                 self.request_bytes,
                 self._request_kept,
                 self.response_bytes,
-                self._response_kept,
+                min(self.response_bytes, self._tee.max_body_bytes),
             )
             if error:
                 end += b"\nerror: " + " ".join(error.split()).encode("utf-8", "replace")
             if self._whole is not None:
-                self._append(b"whole_response", b"%b\n\n%b\n\n%b" % (self._whole[0], end, self._whole[1]))
+                self._append_response(b"whole_response", b"%b\n\n%b\n\n%b" % (self._whole[0], end, self._whole[1]))
             else:
-                self._append(b"end", end)
+                self._append_response(b"end", end)
         self._tee.metrics.ended(
             self._upstream,
             outcome,
             self.status,
             request_bytes=self.request_bytes,
             response_bytes=self.response_bytes,
-            microseconds=self._elapsed_us(),
+            microseconds=(time.monotonic_ns() - self._started) // 1000,
         )
 
     async def durable(self) -> None:
@@ -280,13 +283,15 @@ class Recording:
             if self._tee.required and segment.failures != self._failures:
                 raise SpoolError("the exchange could not be recorded")
 
-    def _append(self, kind: bytes, payload: bytes) -> None:
+    def _append_request(self, kind: bytes, payload: bytes) -> None:
         segment, spool = self._segment, self._tee.spool
         assert segment is not None and spool is not None
-        spool.append(segment, kind, self._id, (time.monotonic_ns() - self._started) // 1000, payload)
+        spool.append_request(segment, kind, self._id, time.monotonic_ns() - self._started, payload)
 
-    def _elapsed_us(self) -> int:
-        return (time.monotonic_ns() - self._started) // 1000
+    def _append_response(self, kind: bytes, payload: bytes) -> None:
+        segment, spool = self._segment, self._tee.spool
+        assert segment is not None and spool is not None
+        spool.append_response(segment, kind, self._id, time.monotonic_ns() - self._started, payload)
 
 
 __all__ = ["Recording", "RequestHead", "SpoolError", "Tee"]

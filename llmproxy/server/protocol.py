@@ -43,6 +43,45 @@ class HTTPProtocol(asyncio.Protocol):
     the graceful shutdown. There are no WebSockets and no access log. Its bounds are attributes, so that a test may
     narrow them."""
 
+    # With more than thirty attributes CPython gives up the quick way to find them in an object's dict.
+    __slots__ = (
+        "_answering",
+        "_app_state",
+        "_body_left",
+        "_ending",
+        "_fields",
+        "_heads",
+        "_in_head",
+        "_keep_alive_seconds",
+        "_known",
+        "_last_head",
+        "_length_at",
+        "_limit_concurrency",
+        "_look_seconds",
+        "_metrics",
+        "_muted",
+        "_parser",
+        "_reading_paused",
+        "_receiving",
+        "_refused",
+        "_root_path",
+        "_scope",
+        "_server_state",
+        "_since",
+        "_take",
+        "_timer",
+        "_unparsed",
+        "_unstarted",
+        "_upgrade_ignored",
+        "_url",
+        "_waiting",
+        "app",
+        "drained",
+        "loop",
+        "tasks",
+        "transport",
+    )
+
     head_seconds = HEAD_SECONDS
     body_seconds = BODY_SECONDS
     head_bytes = HEAD_BYTES

@@ -29,6 +29,48 @@ JOINED_BYTES = 16 * 1024
 class Connection(asyncio.Protocol):
     """A connection. `release` is called once when an exchange has ended well and the connection can take another."""
 
+    # With more than thirty attributes CPython gives up the quick way to find them in an object's dict.
+    __slots__ = (
+        "_chunked",
+        "_deadline",
+        "_discard",
+        "_drained",
+        "_goes_on",
+        "_has_turn",
+        "_head_bytes",
+        "_interim",
+        "_keep_alive",
+        "_lengths",
+        "_loop",
+        "_method",
+        "_on_change",
+        "_on_piece",
+        "_parser",
+        "_pieces",
+        "_poll",
+        "_reading_paused",
+        "_release",
+        "_timeout",
+        "_timer",
+        "_transport",
+        "_turns",
+        "_unread",
+        "_until_close",
+        "_waiter",
+        "_waiting",
+        "closed",
+        "complete",
+        "failure",
+        "head_complete",
+        "headers",
+        "idle_since",
+        "on_body",
+        "peer",
+        "reason",
+        "sending",
+        "status",
+    )
+
     def __init__(
         self,
         peer: str,
@@ -43,8 +85,7 @@ class Connection(asyncio.Protocol):
         self._loop = asyncio.get_running_loop()
         self._transport: asyncio.Transport | None = None
         self._poll = select.poll()
-        self._waiting: list[bytes] = []  # was read, and has its turn to come
-        self._waiting_bytes = 0
+        self._waiting = b""  # was read, and has its turn to come
         self._has_turn = False
         self._pieces: list[bytes] = []
         self.on_body = self._pieces.append  # for the parser
@@ -87,14 +128,13 @@ class Connection(asyncio.Protocol):
         self._poll.register(transport.get_extra_info("socket").fileno(), select.POLLIN)
 
     def data_received(self, data: bytes) -> None:
-        if self._on_change is not None and self._timeout is not None:
+        if self._timeout is not None:
             self._deadline = self._loop.time() + self._timeout
-        if not self._goes_on or self.complete:
+        if not self._goes_on:
             self._receive(data)
             return
-        self._waiting.append(data)
-        self._waiting_bytes += len(data)
-        if self._waiting_bytes > MAX_WAITING_BYTES:
+        self._waiting = data = self._waiting + data if self._waiting else data
+        if len(data) > MAX_WAITING_BYTES:
             self._catch_up()
         elif not self._has_turn:
             self._has_turn = True
@@ -111,10 +151,10 @@ class Connection(asyncio.Protocol):
             raise
 
     def _catch_up(self) -> None:
-        waiting = self._waiting
-        if waiting:
-            self._waiting, self._waiting_bytes = [], 0
-            self._receive(waiting[0] if len(waiting) == 1 else b"".join(waiting))
+        data = self._waiting
+        if data:
+            self._waiting = b""
+            self._receive(data)
 
     def _receive(self, data: bytes) -> None:
         if self.complete or not self._method:
@@ -249,6 +289,7 @@ class Connection(asyncio.Protocol):
     def on_message_complete(self) -> None:
         if self.head_complete:
             self.complete = True
+            self._goes_on = False
 
     def _head_too_large(self) -> httpx2.RemoteProtocolError:
         return httpx2.RemoteProtocolError(f"{self.peer} sent a head of more than {MAX_HEAD_BYTES} bytes")

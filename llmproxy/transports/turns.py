@@ -24,13 +24,17 @@ class Turns:
     def __init__(self) -> None:
         self._waiting: deque[Callable[[], None]] = deque()
         self._since = 0.0
+        self._loop = asyncio.get_running_loop()
 
     def add(self, step: Callable[[], None]) -> None:
         """Call `step` from the event loop when those that wait already were called. What it raises is the loop's."""
         if not self._waiting:
-            self._since = perf_counter()
-            asyncio.get_running_loop().call_soon(self._run)
+            self._begin()
         self._waiting.append(step)
+
+    def _begin(self) -> None:
+        self._since = perf_counter()
+        self._loop.call_soon(self._run)
 
     def _run(self) -> None:
         waiting = self._waiting
@@ -43,5 +47,4 @@ class Turns:
                 waiting.popleft()()
         finally:
             if waiting:
-                self._since = perf_counter()
-                asyncio.get_running_loop().call_soon(self._run)
+                self._begin()

@@ -42,6 +42,76 @@ def test_credentials_are_never_written(tmp_path: Path) -> None:
     assert dict(got.request_headers)[b"referer"] == b"https://[redacted]@h/?key=[redacted]&a=kept"
 
 
+@pytest.mark.parametrize("first", ["begins", "ends"])
+@pytest.mark.parametrize("short", [True, False])
+def test_who_is_called_back_finds_on_disk_what_it_asked_for(tmp_path: Path, short: bool, first: str) -> None:
+    found: dict[str, bytes] = {}
+
+    async def run() -> None:
+        writer = SpoolWriter(tmp_path)
+        tee = Tee(writer, Metrics(), max_body_bytes=1 << 20)
+        tee.begin(head())  # somebody who would share a write
+        ending = tee.begin(head())
+        if short:
+            ending.whole_response(200, [b"x-a: b"], b"piece")
+        else:
+            ending.response(200, [(b"x-a", b"b")])
+            ending.response_body(b"piece")
+        beginning = tee.begin(head(b"/begun"))
+
+        def look(what: str) -> None:
+            found[what] = segment(tmp_path).read_bytes()
+
+        def begin() -> None:
+            beginning.when_written(lambda: look("begins"))
+
+        def end() -> None:
+            assert ending.when_complete(lambda: look("ends"))
+
+        for step in (begin, end) if first == "begins" else (end, begin):
+            step()
+        assert not found, "all of a step share a write"
+        await asyncio.sleep(0)
+        writer.close()
+
+    asyncio.run(run())
+    assert b" /begun " in found["begins"]
+    assert b"piece" in found["ends"] and b"outcome: complete" in found["ends"]
+
+
+def test_a_request_does_not_wait_for_the_pieces_of_streams(tmp_path: Path) -> None:
+    async def run() -> None:
+        writer = SpoolWriter(tmp_path)
+        tee = Tee(writer, Metrics(), max_body_bytes=1 << 20)
+        streams = [tee.begin(head()) for _ in range(2)]
+        for recording in streams:
+            recording.response(200, [])
+        assert streams[0].when_complete(lambda: None)  # this one had all written that was there
+        await asyncio.sleep(0)
+        streams[1].response_body(b"piece")
+        beginning = tee.begin(head(b"/begun"))
+        await beginning.written()
+        on_disk = segment(tmp_path).read_bytes()
+        assert b"/begun" in on_disk and b"piece" not in on_disk
+        writer.close()
+        assert b"piece" in segment(tmp_path).read_bytes()
+
+    asyncio.run(run())
+
+
+def test_large_pieces_do_not_gather_in_memory(tmp_path: Path) -> None:
+    def test(tee: Tee, writer: SpoolWriter) -> None:
+        recording = tee.begin(head())
+        recording.response(200, [])
+        for _ in range(10):
+            recording.response_body(b"x" * 40_000)
+        assert segment(tmp_path).stat().st_size > 10 * 40_000 - spool.BUFFER_BYTES
+        recording.response_body(b"small")
+        assert b"small" not in segment(tmp_path).read_bytes(), "it waits for company"
+
+    write(tmp_path, test).close()
+
+
 def test_the_first_end_wins_and_is_counted_once(tmp_path: Path) -> None:
     def test(tee: Tee, writer: SpoolWriter) -> None:
         recording = tee.begin(head())

@@ -96,11 +96,6 @@ class Segment:
         self.waiting: list[Callable[[], None]] = []  # for the next write
         self.whole = False  # which is of responses too
 
-    @property
-    def is_written(self) -> bool:
-        """Whether nothing waits."""
-        return not self.requests and not self.responses
-
     def close(self) -> None:
         os.close(self.fd)
         self.fd = -1  # what comes too late fails, and is not written into a file that has the number by then
@@ -140,7 +135,11 @@ class SpoolWriter:
     def begin(self) -> Segment:
         """The segment for a new exchange; pass it to `append`, and to `release` at the end. Raises `SpoolError`."""
         segment = self._current
-        if segment is None or segment.size >= self._segment_bytes or (segment.is_written and self._is_removed(segment)):
+        if (
+            segment is None
+            or segment.size >= self._segment_bytes
+            or (not segment.requests and self._is_removed(segment))
+        ):
             try:
                 make_folder(self._folder)
                 segment = Segment(self._folder, self._ids.new(), self.fsync)

@@ -110,8 +110,7 @@ class Ingester:
                     return False
                 await asyncio.sleep(POLL_SECONDS)
         if self._hook_tasks:
-            left = end - time.monotonic()
-            await asyncio.wait(self._hook_tasks, timeout=max(0.0, left) if left < inf else None)
+            await asyncio.wait(self._hook_tasks, timeout=end - time.monotonic() if end < inf else None)
             self._spool.save()
         if time.monotonic() > end and (waiting := backlog(self._capture.spool_path)["waiting_bytes"]):
             logger.warning(

@@ -94,7 +94,7 @@ class Segment:
         self.response_bytes = 0  # of their payloads
         self.bodies = Bodies(self.fd)
         self.waiting: list[Callable[[], None]] = []  # for the next write
-        self.whole = False  # which is of responses too
+        self.whole = False  # the next write is of responses too
 
     def close(self) -> None:
         os.close(self.fd)
@@ -133,7 +133,7 @@ class SpoolWriter:
         self._next_sync: asyncio.Task[None] | None = None
 
     def begin(self) -> Segment:
-        """The segment for a new exchange; pass it to `append`, and to `release` at the end. Raises `SpoolError`."""
+        """The segment for a new exchange; pass it to what appends, and to `release` at the end. Raises `SpoolError`."""
         segment = self._current
         if (
             segment is None
@@ -164,15 +164,15 @@ class SpoolWriter:
     def append_request(self, segment: Segment, kind: bytes, exchange: bytes, nanoseconds: int, payload: bytes) -> int:
         """Add a record of a request. It is on disk after `flush_requests`, or by itself a moment later. Returns the
         length of its line."""
-        line = _line(kind, exchange, nanoseconds, payload)
-        segment.requests += (line, payload, b"\n")
-        segment.request_bytes += len(line) + len(payload) + 1
+        record = _record(kind, exchange, nanoseconds, payload)
+        segment.requests += record
+        segment.request_bytes += sum(map(len, record))
         self._flush_soon(segment)
-        return len(line)
+        return len(record[0])
 
     def append_response(self, segment: Segment, kind: bytes, exchange: bytes, nanoseconds: int, payload: bytes) -> None:
         """Add a record of a response. It is on disk after `flush`, or by itself a moment later."""
-        # Its line is made with those of others, when they are written: between the reading and the writing of a
+        # The record is made with those of others, when they are written: between the reading and the writing of a
         # stream's sockets the same work takes much longer, since the processor's caches hold little of it.
         segment.responses.append((kind, exchange, nanoseconds, payload))
         payload_bytes = segment.response_bytes = segment.response_bytes + len(payload)
@@ -211,8 +211,8 @@ class SpoolWriter:
         """Write what waits. Returns whether all of it was written; what was not is lost, and `on_error` was told."""
         if segment.responses:
             responses, segment.responses, segment.response_bytes = segment.responses, [], 0
-            for kind, exchange, nanoseconds, payload in responses:
-                segment.requests += (_line(kind, exchange, nanoseconds, payload), payload, b"\n")
+            for response in responses:
+                segment.requests += _record(*response)
         return self.flush_requests(segment)
 
     def flush_requests(self, segment: Segment) -> bool:
@@ -233,28 +233,27 @@ class SpoolWriter:
     def when_written(self, segment: Segment, callback: Callable[[], None]) -> None:
         """Write what waits, in one go with what all others add in this step of the event loop, and call back: under
         load one write serves dozens of exchanges."""
-        if segment.exchanges > 1:
-            segment.whole = True
-            self._wait(segment, callback)
-        else:
-            self.flush(segment)
-            callback()
+        segment.whole = True
+        self.when_requests_written(segment, callback)
 
     def when_requests_written(self, segment: Segment, callback: Callable[[], None]) -> None:
         """As `when_written`, for requests alone."""
         if segment.exchanges > 1:
             self._wait(segment, callback)
         else:
-            self.flush_requests(segment)
+            self._write(segment)
             callback()
 
-    def _write_for_all(self, segment: Segment) -> None:
-        waiting, segment.waiting = segment.waiting, []
-        whole, segment.whole = segment.whole, False
-        if whole:
+    def _write(self, segment: Segment) -> None:
+        if segment.whole:
+            segment.whole = False
             self.flush(segment)
         else:
             self.flush_requests(segment)
+
+    def _write_for_all(self, segment: Segment) -> None:
+        waiting, segment.waiting = segment.waiting, []
+        self._write(segment)
         callbacks = iter(waiting)
         try:
             for callback in callbacks:
@@ -337,9 +336,10 @@ class SpoolWriter:
             logger.exception("%s: cannot be cut back to its last whole record", segment.path)
 
 
-def _line(kind: bytes, exchange: bytes, nanoseconds: int, payload: bytes) -> bytes:
+def _record(kind: bytes, exchange: bytes, nanoseconds: int, payload: bytes) -> tuple[bytes, bytes, bytes]:
+    """A record's line, its payload and its end."""
     line = b"@%b %b %d %d " % (kind, exchange, nanoseconds // 1000, len(payload))
-    return b"%b%08x\n" % (line, crc32(payload, crc32(line)))
+    return b"%b%08x\n" % (line, crc32(payload, crc32(line))), payload, b"\n"
 
 
 def make_folder(folder: Path) -> None:

@@ -3,6 +3,7 @@
 import asyncio
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import NamedTuple
 
 from llmproxy.capture.back_references import SMALLEST_BYTES, Body
@@ -142,9 +143,7 @@ class Recording:
 
     async def written(self) -> None:
         """As `when_written`."""
-        written = asyncio.Event()
-        self.when_written(written.set)
-        await written.wait()
+        await _called_back(self.when_written)
 
     def request_written(self) -> None:
         """Put what is known of the request on disk, before the upstream gets it. Raises `SpoolError` where that failed
@@ -168,7 +167,7 @@ class Recording:
             if piece:
                 self._request_kept += len(piece)
                 self._request_body = spool.append_request_body(
-                    self._segment, self._id, time.monotonic_ns() - self._started, piece, self._request_body
+                    self._segment, self._id, self._elapsed_ns(), piece, self._request_body
                 )
 
     def response(self, status: int, headers: Headers) -> None:
@@ -213,9 +212,7 @@ class Recording:
         if self.outcome is None and segment is not None and spool is not None:
             self._end("complete", None)
             try:
-                written = asyncio.Event()
-                spool.when_written(segment, written.set)
-                await written.wait()
+                await _called_back(partial(spool.when_written, segment))
             finally:
                 spool.release(segment)
             await self.durable()
@@ -269,7 +266,7 @@ class Recording:
             self.status,
             request_bytes=self.request_bytes,
             response_bytes=self.response_bytes,
-            microseconds=(time.monotonic_ns() - self._started) // 1000,
+            microseconds=self._elapsed_ns() // 1000,
         )
 
     async def durable(self) -> None:
@@ -286,12 +283,22 @@ class Recording:
     def _append_request(self, kind: bytes, payload: bytes) -> None:
         segment, spool = self._segment, self._tee.spool
         assert segment is not None and spool is not None
-        spool.append_request(segment, kind, self._id, time.monotonic_ns() - self._started, payload)
+        spool.append_request(segment, kind, self._id, self._elapsed_ns(), payload)
 
     def _append_response(self, kind: bytes, payload: bytes) -> None:
         segment, spool = self._segment, self._tee.spool
         assert segment is not None and spool is not None
-        spool.append_response(segment, kind, self._id, time.monotonic_ns() - self._started, payload)
+        spool.append_response(segment, kind, self._id, self._elapsed_ns(), payload)
+
+    def _elapsed_ns(self) -> int:
+        return time.monotonic_ns() - self._started
+
+
+async def _called_back(when: Callable[[Callable[[], None]], None]) -> None:
+    """Wait until `when` calls back."""
+    called = asyncio.Event()
+    when(called.set)
+    await called.wait()
 
 
 __all__ = ["Recording", "RequestHead", "SpoolError", "Tee"]

@@ -105,7 +105,7 @@ class Ingester:
             except StoreUnavailable as exc:
                 if self.ingested > before:
                     deadline = time.monotonic() + patience
-                if time.monotonic() > deadline:
+                if time.monotonic() + POLL_SECONDS > min(deadline, end):  # there is no time for another try
                     logger.error("%s; what is left stays in %s", exc, self._capture.spool_path)
                     return False
                 await asyncio.sleep(POLL_SECONDS)

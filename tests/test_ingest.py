@@ -503,6 +503,22 @@ def test_a_backlog_keeps_nobody_from_ending(
     assert rows(settings, "select count(*) from turns") == [(50,)]
 
 
+def test_a_database_that_refuses_to_the_end_is_named(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    settings = capture(tmp_path)
+    recorded(settings, "one")
+    settings.database_path.write_bytes(b"rubbish" * 1000)
+
+    async def run() -> bool:
+        ingester = Ingester(settings)
+        try:
+            return await ingester.drain(patience=0.3, at_most=0.3)
+        finally:
+            ingester.close()
+
+    assert not asyncio.run(run())
+    assert "not a database; what is left stays in" in caplog.text
+
+
 def test_a_hook_keeps_nobody_from_ending(tmp_path: Path) -> None:
     settings = capture(tmp_path)
     recorded(settings, "one", "two")

@@ -44,11 +44,13 @@ def short_turns(count: int) -> Iterator[Call]:
         yield _call([_user(f"question {at}: {text(700)}")], f"answer {at}: {text(800)}")
 
 
-def streamed_turn(chunks: int) -> Call:
-    """A short question, answered in so many chunks."""
-    request = {"model": "benchmark", "stream": True, "messages": [_user(text(700))]}
-    pieces = [event({"role": "assistant", "content": ""}), *(event({"content": f"word{at} "}) for at in range(chunks))]
-    return Call(compact(request), (*pieces, event({}, "stop"), b"data: [DONE]\n\n"), streamed=True)
+def streamed_turns(count: int, chunks: int) -> Iterator[Call]:
+    """A question of 700 bytes, answered in so many chunks, each a conversation of its own."""
+    for at in range(count):
+        request = {"model": "benchmark", "stream": True, "messages": [_user(f"question {at}: {text(700)}")]}
+        words = (event({"content": f"{at}.{word} "}) for word in range(chunks))
+        pieces = (event({"role": "assistant", "content": ""}), *words, event({}, "stop"), b"data: [DONE]\n\n")
+        yield Call(compact(request), pieces, streamed=True)
 
 
 def long_conversations(conversations: int, turns: int, messages: int = 200) -> Iterator[Call]:

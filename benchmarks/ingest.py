@@ -3,9 +3,9 @@
 A spool is filled, then `llmproxy ingest --drain` is timed on one CPU of its own; the time that it takes over a single
 turn (starting, making the database) is subtracted. Every exchange must be in the database afterwards.
 
-- `short turns`: each a conversation of its own. `200 messages, new`: conversations that come with 200 messages that
-  were never seen, each of which is stored. `200 messages, going on`: such conversations turn by turn; after the first,
-  all but two messages are known, which is what an agent's or a chat's traffic is.
+- `short turns`, `streams`: each a conversation of its own. `200 messages, new`: conversations that come with 200
+  messages that were never seen, each of which is stored. `200 messages, going on`: such conversations turn by turn;
+  after the first, all but two messages are known, which is what an agent's or a chat's traffic is.
 - The agent: 200 turns with 30 tools and a system prompt of 20 KB, all sent in full each turn. Each turn's tool result
   has 1.5 KB (a listing, a test's output), or 8 KB (a file that was read). The database's size is told over the unique
   bytes: each message and tool once, each response in full.
@@ -29,13 +29,14 @@ from functools import partial
 from pathlib import Path
 
 from benchmarks.contestants import child_environment
-from benchmarks.conversations import Call, agent, fill, long_conversations, short_turns, unique_bytes
+from benchmarks.conversations import Call, agent, fill, long_conversations, short_turns, streamed_turns, unique_bytes
 from benchmarks.processes import POLL_SECONDS, ROOT, BenchmarkError, end_tidily, pinned_places
 from benchmarks.tables import number, table
 
 Calls = Callable[[], Iterator[Call]]
 
 DRAIN_SECONDS = 900.0
+STREAM_CHUNKS = 100
 AGENT_TURNS = 200
 AGENT_RESULT_BYTES = (1500, 8000)
 DATABASE = "logs.db"
@@ -127,6 +128,7 @@ def main() -> int:
     loads: dict[str, Calls] = {
         "short turns": lambda: short_turns(some(5000)),
         "short turns, 4 times as many": lambda: short_turns(some(20000)),
+        f"streams of {STREAM_CHUNKS} chunks": lambda: streamed_turns(some(2000), STREAM_CHUNKS),
         "200 messages, new": lambda: long_conversations(some(200), 1),
         "200 messages, going on": lambda: long_conversations(some(20), 30),
     }

@@ -20,7 +20,7 @@ from benchmarks.conversations import (
     long_conversations,
     record,
     short_turns,
-    streamed_turn,
+    streamed_turns,
 )
 from llmproxy import headers
 from llmproxy.capture.exchange import Exchange, ExchangeIds
@@ -36,7 +36,7 @@ T = TypeVar("T")
 
 CALLS: dict[str, Call] = {
     "short": next(short_turns(1)),
-    "100 chunks": streamed_turn(100),
+    "100 chunks": next(streamed_turns(1, 100)),
     "200 messages": next(long_conversations(1, 1)),
     "agent's 100th turn": list(agent(100))[-1],
 }

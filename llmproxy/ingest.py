@@ -252,8 +252,7 @@ def _turn(exchange: Exchange, api: Api, request_body: bytes) -> Turn:
     )
     if exchange.status is not None:
         reconstruction.response(exchange.status, exchange.response_headers)
-        for at, piece in exchange.response_body:
-            reconstruction.feed(piece, at)
+        reconstruction.feed_all(exchange.response_body)
     return reconstruction.finish(complete=exchange.outcome == "complete" and not exchange.response_truncated)
 
 

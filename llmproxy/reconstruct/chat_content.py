@@ -9,6 +9,7 @@ from llmproxy.reconstruct.json_values import Notes, dump, objects
 # A block of thinking -> the list in which its text stands, and the type of the list's entries. Mistral sends the one,
 # Databricks the other.
 _THOUGHTS = {"thinking": ("thinking", "text"), "reasoning": ("summary", "summary_text")}
+_TEXT = {"type": "text"}
 
 
 @dataclass(slots=True)
@@ -31,7 +32,10 @@ class ContentDeltas:
         if isinstance(value, dict) and "type" not in value:
             value = dump(value)  # structured output, in one chunk
         if isinstance(value, str):
-            return self._go_on(_Block({"type": "text"}, pieces=[value]))
+            if self._blocks and self._blocks[-1].fields == _TEXT:
+                self._blocks[-1].pieces.append(value)
+                return bool(value)
+            return self._go_on(_Block(dict(_TEXT), pieces=[value]))
         self._is_list = True
         carried = False
         for given in [value] if isinstance(value, dict) else objects(value, "content", notes):

@@ -13,6 +13,7 @@ from llmproxy.reconstruct.usage import read_usage
 
 # `choices` and `usage` have their own handling; `obfuscation` is padding against traffic analysis.
 _NOT_COPIED = ("choices", "usage", "object", "obfuscation", "value")
+_OTHER_IN_EACH_CHUNK = ("choices", "obfuscation")
 
 
 class Said(Protocol):
@@ -46,7 +47,7 @@ class _Choice:
     def __init__(self, said: Said, said_in: tuple[str, ...]) -> None:
         self.finish_reason: str | None = None
         self._said = said
-        self._mapped = ("index", "finish_reason", "logprobs", *said_in)
+        self._mapped = {"index", "finish_reason", "logprobs", *said_in}
         self._logprobs: dict[str, Any] = {}
         self._rest: dict[str, Any] = {}
 
@@ -55,16 +56,21 @@ class _Choice:
         # Gemini behind OpenRouter finishes twice: `tool_calls`, then `stop`. Snowflake's only word is "".
         if isinstance(reason, str) and (not self.finish_reason or reason == "tool_calls"):
             self.finish_reason = reason
-        for key, value in mapping(chunk.get("logprobs"), "logprobs", notes).items():
+        if (logprobs := chunk.get("logprobs")) is not None:
+            self._take_logprobs(mapping(logprobs, "logprobs", notes))
+        if not chunk.keys() <= self._mapped:
+            for key, value in chunk.items():
+                if key not in self._mapped and value is not None:
+                    self._rest[key] = value
+        return self._said.take(chunk, notes)
+
+    def _take_logprobs(self, logprobs: Mapping[str, Any]) -> None:
+        for key, value in logprobs.items():
             known = self._logprobs.get(key)
             if isinstance(value, list) and isinstance(known, list):
                 known.extend(value)
             elif value is not None or key not in self._logprobs:
                 self._logprobs[key] = list(value) if isinstance(value, list) else value
-        for key, value in chunk.items():
-            if key not in self._mapped and value is not None:
-                self._rest[key] = value
-        return self._said.take(chunk, notes)
 
     def body(self, index: int) -> dict[str, Any]:
         logprobs = {"logprobs": self._logprobs} if self._logprobs else {}
@@ -79,6 +85,7 @@ class ChoicesMachine:
         self._notes = Notes()
         self._body: dict[str, Any] = {}
         self._choices: dict[int, _Choice] = {}
+        self._beside: dict[str, Any] | None = None  # what the last chunk had beside its choices
         self._error: str | None = None
         self._finished = False
         self._streamed = False
@@ -88,6 +95,25 @@ class ChoicesMachine:
         chunk = mapping(data, "event", self._notes)
         if not chunk:
             return False
+        beside = {key: value for key, value in chunk.items() if key not in _OTHER_IN_EACH_CHUNK}
+        # Mostly what it was, and to take it again would change nothing.
+        if beside != self._beside or "choices" not in chunk or name == "error":
+            self._beside = beside
+            self._take_beside(name, chunk)
+        carried = False
+        choices = chunk.get("choices")
+        if choices is None and "value" in chunk:  # Writer's completions
+            choices = [{"text": chunk["value"]}]
+        for choice in objects(choices, "choices", self._notes):
+            index = integer(choice.get("index"), "choice index", self._notes) or 0
+            if (known := self._choices.get(index)) is None:
+                known = self._choices[index] = _Choice(self._api.new(), self._api.said_in)
+            carried = known.take(choice, self._notes) or carried
+            if choice.get("error"):
+                self._error = self._error or error_message(choice)
+        return carried
+
+    def _take_beside(self, name: str, chunk: Mapping[str, Any]) -> None:
         if name == "error" or is_error(chunk, "choices"):
             self._error = self._error or error_message(chunk)
         elif not chunk.keys() & {"choices", "usage", "value"}:
@@ -101,18 +127,6 @@ class ChoicesMachine:
                 self._body[key] = value
         if chunk.get("usage"):  # cumulative where it comes more than once
             self._body["usage"] = chunk["usage"]
-        carried = False
-        choices = chunk.get("choices")
-        if choices is None and "value" in chunk:  # Writer's completions
-            choices = [{"text": chunk["value"]}]
-        for choice in objects(choices, "choices", self._notes):
-            index = integer(choice.get("index"), "choice index", self._notes) or 0
-            if index not in self._choices:
-                self._choices[index] = _Choice(self._api.new(), self._api.said_in)
-            carried = self._choices[index].take(choice, self._notes) or carried
-            if choice.get("error"):
-                self._error = self._error or error_message(choice)
-        return carried
 
     def done(self) -> None:
         self._finished = True

@@ -39,6 +39,7 @@ def _no_constant(name: str) -> None:
     return None
 
 
+_WHITE_SPACE = " \t\n\r"  # RFC 8259, section 2
 _DECODER = json.JSONDecoder(parse_constant=_no_constant)
 
 
@@ -54,7 +55,10 @@ def parse(text: bytes | str, what: str, number: Callable[[str], float] | None = 
         except UnicodeDecodeError as error:
             raise NotReconstructed(f"{what} is not UTF-8", str(error)) from error
     try:
-        value = decoder.decode(text)
+        text = text.strip(_WHITE_SPACE)  # `decode` would look for it in Python
+        value, end = decoder.raw_decode(text)
+        if end < len(text):
+            raise json.JSONDecodeError("Extra data", text, end)
     except RecursionError as error:
         raise NotReconstructed(f"{what} is nested too deeply") from error
     except ValueError as error:  # also int's limit of 4300 digits

@@ -1,7 +1,7 @@
 """The driver: one exchange's bytes in, its turn out."""
 
 import dataclasses
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from llm import Tool
@@ -32,6 +32,9 @@ _READERS: Mapping[Api, Callable[[Mapping[str, Any]], RequestReading]] = {
     "messages": anthropic_messages.read_request,
     "embeddings": embeddings.read_request,
 }
+
+# All events of a piece are in memory at once.
+_TOGETHER_BYTES = 64 * 1024
 
 
 def api_of(method: str, path: str) -> Api | None:
@@ -82,6 +85,20 @@ class Reconstruction:
         if self._response is None:
             raise RuntimeError("the response has not begun")
         self._response.feed(data, at)
+
+    def feed_all(self, pieces: Iterable[tuple[int, bytes]]) -> None:
+        """`feed` for each piece, with its time. Once the first token's time is known no other is asked for, and the
+        pieces go together: most are a few bytes, and to take one costs more than to read it."""
+        together: list[bytes] = []
+        size = 0
+        for at, piece in pieces:
+            together.append(piece)
+            size += len(piece)
+            if size >= _TOGETHER_BYTES or self._response is None or self._response.first_token_us is None:
+                self.feed(b"".join(together), at)
+                together, size = [], 0
+        if together:
+            self.feed(b"".join(together), at)
 
     def finish(self, *, complete: bool) -> Turn:
         """The turn. `complete`: the response ended as HTTP says it should. Without a response it is the input alone.

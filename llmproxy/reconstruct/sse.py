@@ -1,14 +1,12 @@
 """Server-sent events (https://html.spec.whatwg.org/multipage/server-sent-events.html), without I/O."""
 
-import re
-from dataclasses import dataclass
+from typing import NamedTuple
 
 _BOM = b"\xef\xbb\xbf"
-_LINE_ENDS = re.compile(rb"\r\n|\n|\r")
+_DATA = b"data:"
 
 
-@dataclass(frozen=True, slots=True)
-class ServerSentEvent:
+class ServerSentEvent(NamedTuple):
     """One event: its `event:` field ("" where there was none) and its `data:` lines, joined by newlines.
 
     A line with a field that the standard does not know is an event of its own, named as the field: llama-box ends a
@@ -35,15 +33,16 @@ class EventStream:
             self._ended_with_cr = False
             data = data.removeprefix(b"\n")
         self._ended_with_cr = self._ended_with_cr or data.endswith(b"\r")
-        *ended, rest = _LINE_ENDS.split(data)
-        events: list[ServerSentEvent] = []
-        for line in ended:
-            if self._line:
-                line = b"".join((*self._line, line))
-                self._line.clear()
-            self._take(line, events)
+        lines = data.splitlines()  # of bytes: by CR LF, CR and LF alone, which are the standard's
+        rest = lines.pop() if lines and not data.endswith((b"\n", b"\r")) else b""
+        if self._line and lines:
+            lines[0] = b"".join((*self._line, lines[0]))
+            self._line.clear()
         if rest:
             self._line.append(rest)
+        events: list[ServerSentEvent] = []
+        for line in lines:
+            self._take(line, events)
         return events
 
     def finish(self) -> list[ServerSentEvent]:
@@ -60,6 +59,9 @@ class EventStream:
                 events.append(ServerSentEvent(self._name, "\n".join(self._data)))
             self._name = ""
             self._data = []
+            return
+        if line.startswith(_DATA):  # as below, for nearly all lines
+            self._data.append(line[len(_DATA) :].decode("utf-8", "replace").removeprefix(" "))
             return
         text = line.decode("utf-8", "replace")
         if text.startswith("{"):  # JSON that was sent without a field, such as the error of a gateway

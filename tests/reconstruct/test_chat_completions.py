@@ -357,6 +357,35 @@ def test_the_first_id_and_model_that_say_something() -> None:
     }
 
 
+def test_what_is_beside_the_choices_is_as_it_came_last() -> None:
+    tiers = ("a", "a", "b", "a")
+    reading = read(*(chunk({"content": "x"}, service_tier=tier, obfuscation=str(at)) for at, tier in enumerate(tiers)))
+    assert reading.response_json["service_tier"] == "a"
+    assert reading.response_json["choices"][0]["message"]["content"] == "xxxx"
+    assert "obfuscation" not in reading.response_json
+
+
+def test_an_id_that_comes_late() -> None:
+    assert read(*(chunk({"content": "x"}, id=identifier) for identifier in ("", "", "1"))).response_id == "1"
+
+
+def test_an_event_may_be_an_error_by_its_name_alone() -> None:
+    machine = Machine()
+    said = {"code": 7, "choices": []}
+    machine.event("", said)
+    assert machine.finish().error is None
+    machine.event("error", said)
+    assert machine.finish().error == '{"code": 7, "choices": []}'
+
+
+def test_the_same_object_with_and_without_choices() -> None:
+    machine = Machine()
+    machine.event("", {"detail": "m", "choices": []})
+    assert machine.finish().error is None
+    machine.event("", {"detail": "m"})
+    assert machine.finish().error == "m"
+
+
 @pytest.mark.parametrize(
     ("reasons", "finish"),
     [

@@ -21,6 +21,7 @@ from llmproxy.reconstruct.turn import NotReconstructed
     [
         (b'\xef\xbb\xbf{"a": "\xc3\xa9"}', {"a": "é"}),
         (b'{"a": 1, "a": 2}', {"a": 2}),
+        (b' \t\r\n{"a": 1} \t\r\n', {"a": 1}),
         (b"[NaN, -Infinity, 1]", [None, None, 1]),
         ("[" * MAX_DEPTH + "]" * MAX_DEPTH, None),
         ('["' + "[" * 1000 + '"]', ["[" * 1000]),
@@ -38,6 +39,7 @@ def test_parse(text: bytes | str, value: Any) -> None:
         (b"", "body is not JSON"),
         (b"{", "body is not JSON"),
         (b"{} {}", "body is not JSON"),
+        ("\u2003{}", "body is not JSON"),
         (b"1" * 5000, "body is not JSON"),
         (b"\xff", "body is not UTF-8"),
         (b"[" * 10_000, "body is nested too deeply"),
@@ -46,7 +48,7 @@ def test_parse(text: bytes | str, value: Any) -> None:
         (b"[" * (MAX_DEPTH + 1) + b"]" * (MAX_DEPTH + 1), "body is nested too deeply"),
     ],
 )
-def test_parse_refuses(text: bytes, reason: str) -> None:
+def test_parse_refuses(text: bytes | str, reason: str) -> None:
     with pytest.raises(NotReconstructed) as caught:
         parse(text, "body")
     assert caught.value.reason == reason

@@ -74,6 +74,30 @@ def test_a_stream() -> None:
     assert turn.first_token_us == 3  # the blank line that completes the second event
 
 
+@pytest.mark.parametrize("chunks", [0, 1, 3000])
+def test_pieces_that_are_fed_at_once_read_as_one_by_one(chunks: int) -> None:
+    lines = [
+        b'data: {"choices": [{"delta": {"role": "assistant"}}]}\n\n',
+        *(b'data: {"choices": [{"delta": {"content": "%d "}}]}\n\n' % at for at in range(chunks)),
+        *STREAM.splitlines(keepends=True)[2:],
+    ]
+    pieces = list(enumerate(line[at:][:20] for line in lines for at in range(0, len(line), 20)))
+    singly, at_once = begin(), begin()
+    for reconstruction in (singly, at_once):
+        reconstruction.response(200, SSE)
+    for at, piece in pieces:
+        singly.feed(piece, at)
+    at_once.feed_all(iter(pieces))
+    turn = at_once.finish(complete=True)
+    assert turn == singly.finish(complete=True)
+    assert turn.outputs[0].messages[0].parts == [TextPart("".join(f"{at} " for at in range(chunks)) + "hey")]
+
+
+def test_pieces_are_fed_at_once_when_the_response_has_begun() -> None:
+    with pytest.raises(RuntimeError, match="not begun"):
+        begin().feed_all([(1, b"x")])
+
+
 def test_a_whole_body() -> None:
     turn = respond(WHOLE, JSON)
     assert turn.outputs == HEY

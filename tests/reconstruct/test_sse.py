@@ -40,6 +40,7 @@ CASES: dict[str, tuple[bytes, list[ServerSentEvent]]] = {
     "ends with a carriage return": (b"data: a\r", [event("a")]),
     "not UTF-8": (b"data: \xff\n\n", [event("\ufffd")]),
     "not ASCII": ("data: \u00e9\U0001f600\u2028\n\n".encode(), [event("\u00e9\U0001f600\u2028")]),
+    "what ends lines elsewhere": (b"data: a\x0b\x0c\x1c\x1d\x1e\xc2\x85b\n\n", [event("a\x0b\x0c\x1c\x1d\x1e\x85b")]),
     "nothing": (b"", []),
 }
 

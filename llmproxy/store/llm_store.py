@@ -97,7 +97,7 @@ class TurnStore:
                 ),
             },
         )
-        self._logs.index_turn(turn_id)
+        self._logs.index_turn(turn_id, input, output.messages)
 
     def remove_turn(self, turn_id: str) -> bool:
         """Remove a turn, whose messages stay, since others may stand on them. Returns whether it was there."""

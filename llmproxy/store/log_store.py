@@ -10,10 +10,11 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from llm import Tool
-from llm.logs import TURN_SEARCH_INSERT_SQL, LogStore, _attachments_of, _payload_replacements, message_hash
+from llm.logs import LogStore, _attachments_of, _payload_replacements, message_hash
 from llm.parts import Message, Part
 from llm.utils import ensure_tool, make_schema_id
 
+from llmproxy.parts import text_of
 from llmproxy.store.condense import condensed
 from llmproxy.store.json_text import json_text
 
@@ -117,9 +118,15 @@ class BulkLogStore(LogStore):
         self._connection.execute("insert or ignore into schemas (id, content) values (?, ?)", [id, content])
         return id
 
-    def index_turn(self, turn_id: str) -> None:
-        """Let a stored turn be found by the words that were said in it."""
-        self._connection.execute(TURN_SEARCH_INSERT_SQL, {"turn_id": turn_id})
+    def index_turn(self, turn_id: str, input: Sequence[Message], output: Sequence[Message]) -> None:
+        """Let a turn be found by the words that were said in it: what `TURN_SEARCH_INSERT_SQL` reads back from the
+        database, from the tip on, is at hand here."""
+        prompt = text_of(message for message in input[-1:] if message.role == "user")
+        response = text_of(message for message in reversed(output) if message.role == "assistant")
+        if prompt or response:
+            self._connection.execute(
+                "insert into turn_search (turn_id, prompt, response) values (?, ?, ?)", [turn_id, prompt, response]
+            )
 
 
 def response_text(

@@ -24,6 +24,8 @@ from llmproxy.store.tables import migrations
 CACHE_KIB = 48 * 1024
 # The last page of each large row is half empty, and `llm` has sixty tables and indices that begin with a page each.
 PAGE_BYTES = 1024
+# SQLite's own 1,000 are meant for pages of 4 KB: what is written twice in a megabyte is copied twice.
+CHECKPOINT_PAGES = 4000
 # Who has not gone on with migrating for so long was killed, and who goes on for so long is not migrating.
 STILL_SECONDS = 0.5
 PATIENCE_SECONDS = 5.0
@@ -53,6 +55,7 @@ def open_database(path: Path, *, full_sync: bool = False) -> Database:
         connection.execute("pragma journal_mode = wal")
         # Look-ups of threads jump about in the indices: more of these fit than into SQLite's 2 MB.
         connection.execute(f"pragma cache_size = -{CACHE_KIB}")
+        connection.execute(f"pragma wal_autocheckpoint = {CHECKPOINT_PAGES}")
         connection.execute(f"pragma synchronous = {'full' if full_sync else 'normal'}")
         return _migrated(connection)
     except BaseException:

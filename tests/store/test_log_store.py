@@ -125,6 +125,15 @@ TURNS = [
         schema={"type": "object", "properties": {"then": {"type": "integer", "description": LONG}}},
         response_json={"format": {"type": "object"}, "said": [LONG, {"$": "an odd field"}]},
     ),
+    Turn(
+        "responses",
+        "m",
+        (Message("user", [TextPart("One, "), AttachmentPart(picture()), TextPart("two.")]),),
+        (Output(0, (CALL, RESULT, Message("assistant", [TextPart("Three, "), TextPart("four.")]), ANSWER)),),
+    ),
+    Turn("chat.completions", "m", (Message("user", [TextPart("Say nothing.")]),), (Output(0, ()),)),
+    Turn("chat.completions", "m", (Message("system", [TextPart("Speak.")]),), (Output(0, (ANSWER,)),)),
+    Turn("chat.completions", "m", (Message("user", [TextPart("")]),), (Output(0, (RESULT,)),)),
     Turn("chat.completions", "m", (), (Output(0, ()),)),
 ]
 

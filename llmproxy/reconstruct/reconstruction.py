@@ -110,7 +110,7 @@ class Reconstruction:
         # two halves of one character.
         reading = storable(response.finish(complete=complete), self._notes)
         self._notes.extend((*self._request.notes, *reading.notes))
-        turn = Turn(
+        return Turn(
             api=self._api,
             model=self._request.model,
             input=self._request.input,
@@ -131,8 +131,8 @@ class Reconstruction:
             finished=reading.finished,
             error=reading.error,
             first_token_us=response.first_token_us,
+            notes=storable(tuple(self._notes), Notes()),
         )
-        return dataclasses.replace(turn, notes=storable(tuple(self._notes), Notes()))
 
 
 def _request_object(headers: Sequence[tuple[bytes, bytes]], body: bytes, notes: Notes) -> dict[str, Any]:

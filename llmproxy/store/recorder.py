@@ -166,12 +166,11 @@ class DatabaseRecorder:
         self, exchange: Exchange, turn: Turn, thread_id: str, input: Sequence[Message], tool_set: int | None
     ) -> None:
         duration = None if exchange.duration_us is None else round(exchange.duration_us / 1000)
-        # The provider reports the usage of all answers in one, and sums over turns are to come out right.
-        another = replace(turn, usage=Usage(), response_json=None)
         # The first answer last, so that the thread ends with it.
         for at, output in reversed(list(enumerate(turn.outputs))):
             self._turns.write_turn(
-                another if at else turn,
+                # The provider reports the usage of all answers in one, and sums over turns are to come out right.
+                replace(turn, usage=Usage(), response_json=None) if at else turn,
                 output,
                 turn_id=_turn_id(exchange.id, at),
                 thread_id=thread_id,

@@ -20,7 +20,8 @@ from llmproxy.capture.spool_reader import SpoolReader
 from llmproxy.capture.tee import Recording
 from llmproxy.config import Config
 from llmproxy.headers import ResponseFields
-from llmproxy.transports.connection import Connection
+from llmproxy.server.protocol import MAX_UNREAD_BYTES
+from llmproxy.transports.connection import MAX_HEAD_BYTES, Connection
 from llmproxy.transports.http1 import LAST_CHUNK, chunk
 from tests.wire import Wire, on_a_wire, split, steps
 
@@ -340,6 +341,47 @@ def test_requests_that_are_pipelined_are_answered_in_turn(tmp_path: Path) -> Non
             return bytes(both.client.written)
 
     assert [part[:1] for part in asyncio.run(run()).split(b"\r\n\r\n")[1:]] == [b"a", b"b"]
+
+
+def test_requests_that_are_pipelined_are_read_up_to_a_bound(tmp_path: Path) -> None:
+    async def run() -> None:
+        async with ends(str(tmp_path)) as both:
+            pause, resume = both.client.pause_reading, both.client.resume_reading = Mock(), Mock()
+            both.server.data_received(REQUEST)
+            read = 0
+            while not pause.called:
+                both.server.data_received(REQUEST * 100)
+                read += len(REQUEST) * 100
+                assert read < 2 * MAX_UNREAD_BYTES
+            assert read > MAX_UNREAD_BYTES
+            for at in range(read // len(REQUEST)):
+                await steps()
+                assert not resume.called, at
+                both.upstreams[0][0].data_received(b"HTTP/1.1 200 OK\r\nContent-Length: 1\r\n\r\nx")
+            await steps()
+            assert resume.called and pause.call_count == 1
+            both.server.data_received(REQUEST * 2)
+            assert pause.call_count == 1, "what waited before counts no more"
+
+    asyncio.run(run())
+
+
+def test_a_stream_of_single_bytes_has_no_end_to_its_framing(tmp_path: Path) -> None:
+    count = MAX_HEAD_BYTES // 4
+
+    async def run() -> bytes:
+        async with ends(str(tmp_path)) as both:
+            await both.give(both.server, REQUEST, (), at_once=False)
+            connection = both.upstreams[0][0]
+            connection.data_received(HEAD + b"Transfer-Encoding: chunked\r\n\r\n")
+            for _ in range(count):
+                for piece in (b"1\r\n", b"x", b"\r\n"):
+                    connection.data_received(piece)
+            connection.data_received(LAST_CHUNK)
+            await steps(2 * count)
+            return bytes(both.client.written)
+
+    assert dechunked(asyncio.run(run()))[1] == b"x" * count
 
 
 @pytest.mark.parametrize(

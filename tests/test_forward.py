@@ -7,7 +7,7 @@ import json
 import select
 import socket
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -43,6 +43,15 @@ def connect(proxy: InThread) -> socket.socket:
 def read_all(sock: socket.socket) -> bytes:
     data = b""
     while piece := sock.recv(65536):
+        data += piece
+    return data
+
+
+def read_until(sock: socket.socket, end: bytes) -> bytes:
+    data = b""
+    while not data.endswith(end):
+        piece = sock.recv(65536)
+        assert piece, data
         data += piece
     return data
 
@@ -526,13 +535,85 @@ def test_a_response_before_the_upload_has_ended(tmp_path: Path) -> None:
         with proxy_in_thread(tmp_path, upstreams=upstreams) as proxy, connect(proxy) as sock:
             sock.sendall(b"POST /v1/files HTTP/1.1\r\nHost: localhost\r\nContent-Length: 1000000\r\n\r\nsome")
             assert answered.wait(10)
-            got = b""
-            while b"too large" not in got:
-                piece = sock.recv(65536)
-                assert piece, got
-                got += piece
-            assert b" 413 " in got
+            assert b" 413 " in read_until(sock, b"too large")
         thread.join(10)
+
+
+def serving(listener: socket.socket, *handlers: Callable[[Connection], None]) -> threading.Thread:
+    """Accept a connection for each handler, one after the other."""
+
+    def serve() -> None:
+        for handler in handlers:
+            sock, _ = listener.accept()
+            with sock:
+                handler(Connection(sock))
+
+    thread = threading.Thread(target=serve, daemon=True)
+    thread.start()
+    return thread
+
+
+def refusing(connection: Connection) -> None:
+    connection.read_head()
+    connection.send(answer(b"no", status=b"401 U", headers=b"connection: close\r\n"))
+    connection.wait_closed()
+
+
+def answering(connection: Connection) -> None:
+    connection.read_request()
+    connection.send(answer(b"yes"))
+    connection.wait_closed()
+
+
+def test_a_client_that_uploads_to_its_end_after_the_response_goes_on_on_its_connection(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        thread = serving(listener, refusing, answering)
+        upstreams = {"up": {"base_url": f"http://127.0.0.1:{listener.getsockname()[1]}/v1"}}
+        with proxy_in_thread(tmp_path, upstreams=upstreams) as proxy, connect(proxy) as sock:
+            sock.sendall(post(b"x" * 5_000_000))
+            assert read_until(sock, b"no").startswith(b"HTTP/1.1 401 ")
+            sock.sendall(post())
+            assert read_until(sock, b"yes").startswith(b"HTTP/1.1 200 ")
+        thread.join(10)
+        assert not thread.is_alive()
+
+
+def test_an_upstream_that_answers_and_closes_before_the_upload_has_ended(tmp_path: Path) -> None:
+    tries = 6
+
+    def hasty(connection: Connection) -> None:
+        connection.read_head()
+        connection.read(1)
+        connection.send(answer(b"no", status=b"413 T", headers=b"connection: close\r\n"))
+
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        serving(listener, *[hasty] * tries)
+        upstreams = {"up": {"base_url": f"http://127.0.0.1:{listener.getsockname()[1]}/v1"}}
+        with proxy_in_thread(tmp_path, upstreams=upstreams) as proxy:
+            for _ in range(tries):
+                with connect(proxy) as sock:
+                    sock.sendall(post(b"x" * 10_000_000))
+                    assert read_until(sock, b"no").startswith(b"HTTP/1.1 413 ")
+
+
+def test_a_client_that_goes_while_another_of_its_requests_waits(tmp_path: Path) -> None:
+    arrived, closed = threading.Event(), threading.Event()
+
+    def handler(connection: Connection, request: RawRequest) -> bool:
+        arrived.set()
+        assert connection.wait_closed()
+        closed.set()
+        return False
+
+    with forwarding(tmp_path, handler) as (proxy, up):
+        sock = connect(proxy)
+        sock.sendall(post(b'{"first": 1}') + post(b'{"second": 2}') + post(b'{"third": 3}')[:-1])
+        assert arrived.wait(10)
+        sock.close()
+        assert closed.wait(10)
+        assert wait_for_outcome(proxy) == "client_gone"
+        assert [request.body for request in up.requests] == [b'{"first": 1}']
+        assert len(proxy.exchanges()) == 1
 
 
 def test_metrics_count_what_ended(tmp_path: Path) -> None:

@@ -243,6 +243,7 @@ class Cycle:
             self._ended = True
             self.on_disconnect = None
             self._pieces.clear()
+            self.unread = 0  # what is left of the request's body is read and dropped
             waiter, self._waiter = self._waiter, None
             if waiter is not None and not waiter.done():
                 waiter.set_result(None)

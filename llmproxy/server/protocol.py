@@ -45,6 +45,7 @@ class HTTPProtocol(asyncio.Protocol):
 
     # With more than thirty attributes CPython gives up the quick way to find them in an object's dict.
     __slots__ = (
+        "_ahead",
         "_answering",
         "_app_state",
         "_body_left",
@@ -112,6 +113,7 @@ class HTTPProtocol(asyncio.Protocol):
         self._answering: Cycle | None = None  # whose app runs
         self._unstarted: Cycle | None = None  # which is the one that answers, when all that was read is parsed
         self._waiting: deque[Cycle] = deque()  # behind it (pipelining, RFC 9112 section 9.3.2)
+        self._ahead = 0  # bytes that came since something waits
         self._refused = False  # nothing that comes is read any more
         self._ending = False
         self._known: KnownHead | None = None
@@ -189,6 +191,10 @@ class HTTPProtocol(asyncio.Protocol):
             self._since = self.loop.time()
             receiving.received()
             if receiving.unread > MAX_UNREAD_BYTES:
+                self.pause_reading()
+        if self._waiting:
+            self._ahead += len(read)
+            if self._ahead > MAX_UNREAD_BYTES:
                 self.pause_reading()
         unstarted, self._unstarted = self._unstarted, None
         if unstarted is not None:
@@ -334,6 +340,7 @@ class HTTPProtocol(asyncio.Protocol):
         if self._waiting:
             self._start(self._waiting.popleft())
         if not self._waiting:
+            self._ahead = 0
             self.resume_reading()
 
     def _begin(self, head: Head, length: bytes | None, *, keep_alive: bool) -> Cycle:
@@ -342,8 +349,8 @@ class HTTPProtocol(asyncio.Protocol):
         if self._answering is None and not self._waiting:
             self._answering = self._unstarted = cycle
         else:
+            # Read on all the same, or nobody would see the client go.
             self._waiting.append(cycle)
-            self.pause_reading()
         return cycle
 
     def _remember(self, cycle: Cycle, read: bytes) -> None:
@@ -444,7 +451,7 @@ class HTTPProtocol(asyncio.Protocol):
             return
         now = self.loop.time()
         refusal = None
-        if self._receiving is not None and not self._reading_paused:
+        if self._receiving is not None and self._answering in (None, self._receiving) and not self._reading_paused:
             due = self._since + self.body_seconds
             refusal = ProxyError("request_timeout", f"nothing of the request's body came for {self.body_seconds:g} s")
         elif self._answering is not None:

@@ -89,7 +89,7 @@ class Connection(asyncio.Protocol):
         self._has_turn = False
         self._pieces: list[bytes] = []
         self.on_body = self._pieces.append  # for the parser
-        self._parser = httptools.HttpResponseParser(self)
+        self._parser = self._new_parser()
         self._waiter: asyncio.Future[None] | None = None
         self._drained: asyncio.Future[None] | None = None
         self._timer: asyncio.TimerHandle | None = None
@@ -106,7 +106,7 @@ class Connection(asyncio.Protocol):
         self.headers: list[Header] = []
         self._lengths: set[bytes] = set()
         self._chunked = False
-        self._head_bytes = 0
+        self._head_bytes = 0  # of what the parser keeps: a head, trailers
         self._interim = 0
         self.head_complete = False
         self.complete = False
@@ -175,13 +175,15 @@ class Connection(asyncio.Protocol):
                 cause = exc.__context__ if isinstance(exc.__context__, httpx2.RemoteProtocolError) else None
                 self._fail(cause or httpx2.RemoteProtocolError(f"{self.peer} does not speak HTTP/1.1: {exc}"))
         pieces = self._pieces
-        if in_body and self._on_piece is not None and not self.complete and self.failure is None:
+        if in_body:
+            self._head_bytes = 0 if pieces else self._head_bytes + len(data)
+        if self._head_bytes > MAX_HEAD_BYTES and not self.complete:
+            self._fail(self._head_too_large())
+        elif in_body and self._on_piece is not None and not self.complete and self.failure is None:
             if pieces:
                 self._goes_on = True
                 self._on_piece(self._take_pieces())
             return
-        if not self.head_complete and self._head_bytes > MAX_HEAD_BYTES:
-            self._fail(self._head_too_large())
         if pieces:
             if self._method == "HEAD":
                 pieces.clear()
@@ -276,12 +278,17 @@ class Connection(asyncio.Protocol):
             raise httpx2.RemoteProtocolError(f"{self.peer} sent a reason phrase with NUL in it")
         self.status = status
         self.head_complete = True
+        self._head_bytes = 0
         self._keep_alive = self._parser.should_keep_alive()
         if self._method == "HEAD":
-            # The parser cannot be told that no body follows, so it is left where it is.
-            self._parser = httptools.HttpResponseParser(self)
+            # The parser cannot be told that no body follows, so it is left where it is, and says what would hold if
+            # one did (RFC 9112 section 9.3).
+            persists = "keep-alive" if self._parser.get_http_version() == "1.0" else None
+            self._parser = self._new_parser()
             self.complete = True
-            self._keep_alive = b"close" not in (httpx2.Headers(self.headers).get("connection") or "").lower().encode()
+            connection = httpx2.Headers(self.headers).get("connection") or ""
+            options = [option.strip().lower() for option in connection.split(",")]
+            self._keep_alive = "close" not in options and (persists is None or persists in options)
         elif not self._chunked and not self._lengths and status not in (204, 304):
             self._until_close = True
             self._keep_alive = False
@@ -291,8 +298,16 @@ class Connection(asyncio.Protocol):
             self.complete = True
             self._goes_on = False
 
+    def _new_parser(self) -> httptools.HttpResponseParser:
+        parser = httptools.HttpResponseParser(self)
+        # White space may stand before a chunk's extension (RFC 9112 section 7.1.1), and some servers pad with it. The
+        # client gets chunks of our own making.
+        parser.set_dangerous_leniencies(lenient_spaces_after_chunk_size=True)
+        return parser
+
     def _head_too_large(self) -> httpx2.RemoteProtocolError:
-        return httpx2.RemoteProtocolError(f"{self.peer} sent a head of more than {MAX_HEAD_BYTES} bytes")
+        what = "trailers" if self.head_complete else "a head"
+        return httpx2.RemoteProtocolError(f"{self.peer} sent {what} of more than {MAX_HEAD_BYTES} bytes")
 
     # -- for the transport
 
@@ -321,6 +336,10 @@ class Connection(asyncio.Protocol):
 
     async def write(self, data: bytes, timeout: float | None) -> None:
         """Send more of the body; waits while the upstream does not take it."""
+        if self._transport is not None and not self._transport.is_closing() and self._poll.poll(0):
+            # It says something already, such as that the body is too large, and may have closed. To write where nobody
+            # reads any more would end the connection before that is read.
+            await asyncio.sleep(0)
         if self.closed or self._transport is None:
             raise httpx2.WriteError(f"{self.peer} closed the connection while the request was sent")
         self._transport.write(data)

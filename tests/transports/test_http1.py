@@ -141,8 +141,14 @@ def test_framing(make: Any, method: str, answer: bytes, expected: tuple[int, byt
     run(test)
 
 
+# White space before an extension (RFC 9112 section 7.1.1), and what old servers pad with; httpx2's refuses the first.
+PADDED = [
+    ("GET", b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n1 ;x=y\r\nh\r\n1  \r\ni\r\n0 \r\n\r\n", (200, b"hi"))
+]
+
+
 @both_loops
-@pytest.mark.parametrize(("method", "answer", "expected"), FRAMINGS)
+@pytest.mark.parametrize(("method", "answer", "expected"), [*FRAMINGS, *PADDED])
 def test_framing_however_it_is_split(loop: str, method: str, answer: bytes, expected: tuple[int, bytes]) -> None:
     async def handler(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await head(reader)
@@ -243,6 +249,50 @@ def test_after_head_the_connection_is_reused() -> None:
                 assert await exchange(transport, server.request("HEAD")) == (200, b"")
                 assert await exchange(transport, server.request()) == (200, b"x")
                 assert server.connections == 1
+
+    run(test)
+
+
+@pytest.mark.parametrize(
+    ("first", "connections"),
+    [
+        (b"HTTP/1.1 200 OK\r\nConnection: x, Close\r\n", 2),
+        (b"HTTP/1.1 200 OK\r\nConnection: not-close\r\n", 1),
+        (b"HTTP/1.0 200 OK\r\n", 2),
+        (b"HTTP/1.0 200 OK\r\nConnection: Keep-Alive\r\n", 1),
+    ],
+)
+def test_after_head_the_connection_is_reused_where_it_persists(first: bytes, connections: int) -> None:
+    ok = b"HTTP/1.1 200 OK\r\nContent-Length: 1\r\n\r\nx"
+
+    async def handler(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        while (request := await head(reader)) is not None:
+            writer.write(first + b"Content-Length: 5\r\n\r\n" if request.startswith(b"HEAD") else ok)
+            await writer.drain()
+
+    async def test() -> None:
+        async with Served(handler) as server, HTTP1Transport() as transport:
+            assert await exchange(transport, server.request("HEAD")) == (200, b"")
+            assert await exchange(transport, server.request()) == (200, b"x")
+            assert server.connections == connections
+
+    run(test)
+
+
+@pytest.mark.parametrize("end", [b"0\r\nX: ", b"0\r\n", b"1;x="])
+def test_what_is_no_body_has_an_end(end: bytes) -> None:
+    async def handler(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await head(reader)
+        writer.write(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n1\r\nx\r\n" + end)
+        while True:
+            writer.write(b"y: y\r\n" * 100 if end == b"0\r\n" else b"y" * 1000)
+            await writer.drain()
+
+    async def test() -> None:
+        async with Served(handler) as server, HTTP1Transport() as transport:
+            with pytest.raises(httpx2.RemoteProtocolError, match="trailers of more than"):
+                await exchange(transport, server.request())
+            await server.closed.acquire()
 
     run(test)
 

@@ -8,7 +8,7 @@ import httpx2
 
 from llmproxy.config import Config, ConfigError
 from llmproxy.hooks import load_hooks
-from llmproxy.preflight import check_recordable, check_startable
+from llmproxy.preflight import check_host, check_recordable
 from llmproxy.upstreams import Upstream, open_upstreams
 
 PATIENCE_SECONDS = 10.0
@@ -34,7 +34,7 @@ def check(config: Config) -> Iterator[Finding]:
 
 def _settings(config: Config) -> Iterator[Finding]:
     try:
-        check_startable(config)
+        check_host(config)
         yield Finding("host", True, f"{config.host}:{config.port}")
     except ConfigError as exc:
         yield Finding("host", False, str(exc))

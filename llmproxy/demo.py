@@ -95,7 +95,8 @@ class _Show(threading.Thread):
             if time.monotonic() > deadline:
                 raise DemoError(f"the conversation did not appear in {path}")
             time.sleep(0.05)
-        click.echo(f"As recorded in {path}; llm logs -c shows:\n")
+        where = f" -d {path}" if self._config.capture.database is not None else ""
+        click.echo(f"As recorded in {path}; llm logs -c{where} shows:\n")
         shown = subprocess.run(
             [sys.executable, "-m", "llm", "logs", "--cid", thread, "-d", str(path)],
             capture_output=True,

@@ -11,17 +11,22 @@ from llmproxy.upstreams import load_app
 
 def check_startable(config: Config) -> None:
     """Refuse what could not work, before anything is started. Raises `ConfigError`."""
+    check_host(config)
+    for name, upstream in config.upstreams.items():
+        if upstream.app is not None:
+            load_app(upstream.app, upstream.options, name)
+    if config.capture.active:
+        check_recordable(config.capture)
+
+
+def check_host(config: Config) -> None:
+    """Refuse to serve whoever comes. Raises `ConfigError`."""
     security = config.security
     if not is_loopback(config.host) and not security.clients and not security.insecure:
         raise ConfigError(
             f"host: {config.host} can be reached from other machines, and anyone there could use your keys:"
             " set security.clients, or pass --insecure if that is meant"
         )
-    for name, upstream in config.upstreams.items():
-        if upstream.app is not None:
-            load_app(upstream.app, upstream.options, name)
-    if config.capture.active:
-        check_recordable(config.capture)
 
 
 def check_recordable(capture: CaptureConfig) -> None:

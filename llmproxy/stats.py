@@ -9,6 +9,7 @@ from typing import Any
 
 from llmproxy.capture.spool_reader import backlog
 from llmproxy.config import CaptureConfig
+from llmproxy.store.read_only import NothingCaptured, connect_read_only
 
 
 class NoDatabase(Exception):
@@ -44,9 +45,10 @@ def collect(capture: CaptureConfig) -> Statistics:
 def opened(capture: CaptureConfig) -> Iterator[sqlite3.Connection]:
     """The database, read-only. Raises `NoDatabase`, also where reading it fails inside."""
     path = capture.database_path
-    if not path.exists():
-        raise NoDatabase(f"{path}: there is no database yet; it is made when the first exchange is ingested")
-    connection = sqlite3.connect(f"{path.as_uri()}?mode=ro", uri=True, timeout=5)
+    try:
+        connection = connect_read_only(path)
+    except NothingCaptured as exc:
+        raise NoDatabase(str(exc)) from None
     try:
         yield connection
     except sqlite3.DatabaseError as exc:

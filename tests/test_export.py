@@ -1,6 +1,9 @@
 """`llmproxy export`, through the command line, over what a real proxy captured."""
 
 import json
+import shutil
+import sqlite3
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -66,6 +69,30 @@ def test_a_selection_by_ids_and_llms_own_messages(recorded: Path) -> None:
     assert lines(export(recorded, "--query", "Write", "--model", "mo*")) == everything[:1]
 
 
+def test_what_llm_wrote_itself_is_left_out_and_told(recorded: Path, tmp_path: Path) -> None:
+    database = tmp_path / "logs.db"
+    shutil.copy(recorded, database)
+    with closing(sqlite3.connect(database)) as db, db:
+        db.execute("insert into turns (id, model) values ('llms', 'm')")
+    (first, *_) = lines(export(database))
+    done = export(database, "--ids", "-", input=f"llms\n{first['id']}\n")
+    assert lines(done) == [first]
+    assert "1 left out: written by llm itself" in done.stderr
+
+
+@pytest.mark.parametrize("command", [["stats"], ["stats", "--by", "model"], ["bench", "list"], ["bench", "rm", "x"]])
+@pytest.mark.parametrize("content", [None, b"notes " * 1000], ids=["folder", "no database"])
+def test_what_is_no_database_is_told_in_a_line(tmp_path: Path, command: list[str], content: bytes | None) -> None:
+    database = tmp_path / "notes"
+    if content is None:
+        database.mkdir()
+    else:
+        database.write_bytes(content)
+    done = CliRunner().invoke(main, [*command, "--database", str(database)])
+    assert done.exit_code == 1 and isinstance(done.exception, SystemExit), done.exception
+    assert done.stderr.count("\n") == 1
+
+
 def test_raw_is_to_the_byte(recorded: Path) -> None:
     passed = lines(export(recorded, "--format", "raw"))[0]
     assert json.loads(passed["request"]["body"])["stream"] is True
@@ -116,6 +143,7 @@ def test_what_cannot_be_said_is_left_out_and_told(tmp_path: Path) -> None:
         (["--redact", "x*"], 2, "matches the empty text"),
         (["--since", "yesterday"], 2, "is no time"),
         (["--database", "/nowhere/logs.db"], 1, "there is no database yet"),
+        (["--database", "/"], 1, "/: cannot be opened"),
     ],
 )
 def test_mistakes_are_told(recorded: Path, arguments: list[str], code: int, told: str) -> None:

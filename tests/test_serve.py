@@ -451,6 +451,20 @@ def test_check(tmp_path: Path) -> None:
     assert "ok   upstreams.mock" in output and "BAD  upstreams.down" in output
 
 
+def test_check_tells_a_mistake_once_and_where_it_is(tmp_path: Path) -> None:
+    (tmp_path / "notes.txt").write_text("These are my notes, not a database.")
+    program = Program(tmp_path, "check", "--database", str(tmp_path / "notes.txt"))
+    assert program.wait() == 1
+    output = "".join(program.output)
+    assert output.count("is not a SQLite database") == 1 and "BAD  capture: " in output and "ok   host: " in output
+
+
+def test_an_upstream_without_a_scheme_is_told(tmp_path: Path) -> None:
+    program = Program(tmp_path, "serve", "--upstream", "localhost:8000/v1")
+    assert program.wait() == 2
+    assert "--upstream localhost:8000/v1: a base URL begins with http:// or https://" in "".join(program.output)
+
+
 def test_stats(tmp_path: Path) -> None:
     with serving(tmp_path, *MOCK) as program:
         httpx2.post(f"{program.url}/v1/chat/completions", json={"messages": [{"role": "user", "content": "x"}]})

@@ -24,12 +24,16 @@ def list_runs(config_path: Path | None, database: Path | None, as_json: bool) ->
     \b
     llmproxy bench list
     """
+    _guarded(lambda: _list(_existing(config_path, database), as_json))
+
+
+def _list(config: "Config", as_json: bool) -> None:
     import json
     from dataclasses import asdict
 
     from llmproxy.bench.storage import opened
 
-    with opened(_existing(config_path, database)) as store:
+    with opened(config) as store:
         summaries = store.summaries()
     if as_json:
         click.echo(json.dumps([asdict(summary) for summary in summaries], indent=2))
@@ -133,10 +137,14 @@ def _guarded(function: Callable[[], None]) -> None:
 
 
 def _existing(config_path: Path | None, database: Path | None) -> "Config":
+    from llmproxy.store.read_only import NothingCaptured, connect_read_only
+
     config = load_config(config_path, capture__database=database)
     path = config.capture.database_path
-    if not path.exists():
-        fail(f"{path}: there is no database yet; it is made when the first exchange is ingested", EXIT_FAILED)
+    try:
+        connect_read_only(path).close()
+    except NothingCaptured as exc:
+        fail(str(exc), EXIT_FAILED)
     return config
 
 
@@ -176,4 +184,7 @@ def need_the_extra() -> None:
         if not importlib.util.find_spec(name)
     ]
     if missing:
-        fail(f"bench needs {', '.join(missing)}; run: pip install 'llmproxy[bench]'", EXIT_WRONG_USAGE)
+        fail(
+            f"bench needs {', '.join(missing)}; run, where llmproxy's sources are: pip install '.[bench]'",
+            EXIT_WRONG_USAGE,
+        )

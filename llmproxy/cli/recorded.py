@@ -159,13 +159,14 @@ def export(
     from llmproxy.export.export import write_turns
     from llmproxy.export.redaction import Redaction
     from llmproxy.store.read_only import NothingCaptured, open_read_only
-    from llmproxy.store.selection import BadQuery, UnknownTurns, select
+    from llmproxy.store.selection import BadQuery, UnknownTurns, left_out, select
 
     config = load_config(config_path, capture__database=database)
     try:
         redaction = Redaction.of(patterns)
         with closing(open_read_only(config.capture.database_path)) as db:
             ids = select(db, selection)
+            uncaptured = left_out(db, selection)
             if output is None:
                 with click.open_file("-", "w", encoding="utf-8") as file:
                     done = write_turns(db, ids, format, redaction, file)
@@ -178,6 +179,8 @@ def export(
     except (NothingCaptured, OSError) as exc:
         fail(str(exc), EXIT_FAILED)
     click.echo(f"{done.written} turns exported" + (f" to {output}" if output else ""), err=True)
+    if uncaptured:
+        click.echo(f"{uncaptured} left out: written by llm itself, or another answer of the same request", err=True)
     for reason, count in done.left_out.most_common():
         click.echo(f"{count} left out: {reason}", err=True)
     if done.without_bytes:

@@ -81,7 +81,7 @@ def _banner(config: "Config", port: int) -> str:
             + (" through the environment's proxy" if through else "")
         )
     if config.capture.active:
-        lines.append(f"  records into {config.capture.database_path} (read it with: llm logs)")
+        lines.append(f"  records into {config.capture.database_path} (read it with: {_logs_command(config)})")
     elif config.capture.switched_off_by_llm:
         lines.append("  records nothing, because of `llm logs off`; run `llm logs on`, or set capture.enabled: true")
     else:
@@ -90,6 +90,13 @@ def _banner(config: "Config", port: int) -> str:
         lines.append("  asks nobody for a key (--insecure)")
     lines.append(f"  export OPENAI_BASE_URL={address}/v1")
     return "\n".join(lines)
+
+
+def _logs_command(config: "Config") -> str:
+    import shlex
+
+    database = config.capture.database
+    return f"llm logs -d {shlex.quote(str(database))}" if database is not None else "llm logs"
 
 
 def _url_host(host: str) -> str:
@@ -191,4 +198,6 @@ def _upstream_flags(upstream: str | None) -> dict[str, Any]:
         }
     if "://" in upstream:
         return {"upstreams": {"default": {"base_url": upstream}}, "default_upstream": "default"}
+    if ":" in upstream or "/" in upstream:  # which no name has
+        fail(f"--upstream {upstream}: a base URL begins with http:// or https://", EXIT_WRONG_USAGE)
     return {"default_upstream": upstream}

@@ -12,11 +12,11 @@ _VARIABLES = 500
 
 
 class UnknownTurns(ValueError):
-    """Ids were given that no captured turn has. The message names the first of them."""
+    """Ids were given that no turn has. The message names the first of them."""
 
     def __init__(self, ids: list[str]) -> None:
         more = f" and {len(ids) - 1} more" if len(ids) > 1 else ""
-        super().__init__(f"no captured turn has the id {ids[0]}{more}; list them with: llm logs --json")
+        super().__init__(f"no turn has the id {ids[0]}{more}; `llm logs --json` lists those there are")
         self.ids = ids
 
 
@@ -77,13 +77,13 @@ _CONDITIONS = {
 def select(database: sqlite3.Connection, selection: Selection) -> list[str]:
     """The ids of the turns that are meant, in the order of capture, or in that of `selection.ids`.
 
-    A request with several answers counts once, by its first. Raises `UnknownTurns`, `BadQuery`, and `sqlite3.Error` for
-    a database that holds nothing captured.
+    A request with several answers counts once, by its first; what `llm` wrote itself is left out. Raises
+    `UnknownTurns`, `BadQuery`, and `sqlite3.Error` for a database that holds nothing captured.
     """
     found = _matching(database, selection)
     if selection.ids is not None:
         wanted = list(dict.fromkeys(selection.ids))
-        unknown = sorted(set(wanted) - _known(database, wanted), key=wanted.index)
+        unknown = sorted(set(wanted) - _known(database, wanted, "turns", "id"), key=wanted.index)
         if unknown:
             raise UnknownTurns(unknown)
         matching = set(found)
@@ -119,15 +119,20 @@ def _matching(database: sqlite3.Connection, selection: Selection) -> list[str]:
         ) from exc
 
 
-def _known(database: sqlite3.Connection, ids: Iterable[str]) -> set[str]:
+def left_out(database: sqlite3.Connection, selection: Selection) -> int:
+    """How many of `selection.ids` cannot be selected: turns that `llm` wrote itself, and answers behind a first."""
+    wanted = list(dict.fromkeys(selection.ids or ()))
+    return len(wanted) - len(_known(database, wanted, "llmproxy_exchanges", "turn_id"))
+
+
+def _known(database: sqlite3.Connection, ids: Iterable[str], table: str, column: str) -> set[str]:
     wanted = list(ids)
     known: set[str] = set()
     for at in range(0, len(wanted), _VARIABLES):
         some = wanted[at : at + _VARIABLES]
         marks = ",".join("?" * len(some))
         known.update(
-            row[0]
-            for row in database.execute(f"select turn_id from llmproxy_exchanges where turn_id in ({marks})", some)
+            row[0] for row in database.execute(f"select {column} from {table} where {column} in ({marks})", some)
         )
     return known
 

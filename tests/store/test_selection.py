@@ -4,7 +4,7 @@ import sqlite3
 
 import pytest
 
-from llmproxy.store.selection import BadQuery, Selection, UnknownTurns, parse_since, select
+from llmproxy.store.selection import BadQuery, Selection, UnknownTurns, left_out, parse_since, select
 from tests.store.conversations import Recordings, assistant, call, result, user
 
 
@@ -61,6 +61,15 @@ def test_ids_keep_their_order(recorded: tuple[sqlite3.Connection, list[str]]) ->
     assert select(db, Selection(ids=())) == []
     with pytest.raises(UnknownTurns, match="the id zz and 1 more"):
         select(db, Selection(ids=(ids[0], "zz", "yy")))
+
+
+def test_ids_of_what_llm_wrote_itself_are_left_out(recorded: tuple[sqlite3.Connection, list[str]]) -> None:
+    db, ids = recorded
+    db.execute("insert into turns (id, model) values ('llms', 'm')")
+    among = Selection(ids=(ids[2], "llms", "llms", ids[0]))
+    assert select(db, among) == [ids[2], ids[0]]
+    assert left_out(db, among) == 1
+    assert left_out(db, Selection(ids=(ids[2],))) == left_out(db, Selection()) == 0
 
 
 def test_a_sample_is_the_same_for_the_same_seed(recorded: tuple[sqlite3.Connection, list[str]]) -> None:

@@ -610,6 +610,52 @@ def test_an_upstream_that_is_still_being_told_is_not_silent(tmp_path: Path) -> N
     run_with_clock(run)
 
 
+def test_a_request_that_waits_half_sent_does_not_end_the_one_before_it(tmp_path: Path) -> None:
+    async def run(clock: Clock) -> None:
+        async with ends(str(tmp_path)) as both:
+            both.server.data_received(REQUEST + REQUEST[:-5])
+            await steps()
+            connection = both.upstreams[0][0]
+            connection.data_received(HEAD + b"Transfer-Encoding: chunked\r\n\r\n")
+            for _ in range(4):
+                clock.ahead += 50
+                await steps()
+                connection.data_received(b"1\r\nx\r\n")
+                await steps()
+            assert not both.client.closed
+            connection.data_received(LAST_CHUNK)
+            await steps()
+            assert both.client.written.endswith(LAST_CHUNK)
+            clock.ahead += 50
+            await steps()
+            assert both.client.written.endswith(LAST_CHUNK), "its time began with the end of the one before"
+            clock.ahead += 15
+            await steps()
+            assert b"HTTP/1.1 408 " in both.client.written
+
+    run_with_clock(run)
+
+
+def test_a_client_that_sends_on_behind_its_last_response_has_its_time_and_no_more(tmp_path: Path) -> None:
+    request = REQUEST.replace(b"X-A: 1", b"Connection: close").replace(b"Content-Length: ", b"Content-Length: 10000")
+
+    async def run(clock: Clock) -> None:
+        async with ends(str(tmp_path)) as both:
+            both.client.write_eof = eof = Mock()
+            both.server.data_received(request)
+            await steps()
+            both.upstreams[0][0].data_received(b"HTTP/1.1 401 U\r\nContent-Length: 2\r\n\r\nno")
+            await steps()
+            assert both.client.written.endswith(b"no") and eof.called and not both.client.closed
+            for _ in range(4):
+                clock.ahead += 20
+                both.server.data_received(b"x" * 300_000 + REQUEST)
+                await steps()
+            assert both.client.closed and both.client.written.endswith(b"no") and len(both.upstreams) == 1
+
+    run_with_clock(run)
+
+
 def test_a_stream_is_silent_only_where_nothing_comes(tmp_path: Path) -> None:
     upstreams = {"up": {"base_url": "http://localhost:9/v1", "read_timeout": 10}}
 

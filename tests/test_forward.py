@@ -578,6 +578,16 @@ def test_a_client_that_uploads_to_its_end_after_the_response_goes_on_on_its_conn
         assert not thread.is_alive()
 
 
+def test_a_client_that_uploads_to_its_end_has_the_response_where_it_is_the_last(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        thread = serving(listener, refusing)
+        upstreams = {"up": {"base_url": f"http://127.0.0.1:{listener.getsockname()[1]}/v1"}}
+        with proxy_in_thread(tmp_path, upstreams=upstreams) as proxy, connect(proxy) as sock:
+            sock.sendall(post(b"x" * 20_000_000, more=b"Connection: close\r\n"))
+            assert read_all(sock).startswith(b"HTTP/1.1 401 ")
+        thread.join(10)
+
+
 def test_an_upstream_that_answers_and_closes_before_the_upload_has_ended(tmp_path: Path) -> None:
     tries = 6
 

@@ -310,7 +310,10 @@ class HTTPProtocol(asyncio.Protocol):
             return
         if not keep_alive or self._ending:
             self._refused = True
-            self.transport.close()
+            if self._receiving is None or self._ending:
+                self.transport.close()
+            else:
+                self._linger()
             return
         if not self._in_head:
             self._since = self.loop.time()
@@ -319,6 +322,14 @@ class HTTPProtocol(asyncio.Protocol):
             self.loop.call_soon(self._go_on)
         else:
             self._go_on()
+
+    def _linger(self) -> None:
+        """Close when the client does, or has had its time: to close while it still sends would reset the connection,
+        and it might lose the response that it has not read (RFC 9112 section 9.6)."""
+        self._receiving = None
+        self._since = self.loop.time()
+        self.transport.write_eof()
+        self.resume_reading()
 
     # -- for uvicorn's server
 

@@ -1,6 +1,7 @@
 """`llmproxy check`: what is wrong with a configuration, and how to mend it."""
 
 import asyncio
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -45,6 +46,9 @@ def _settings(config: Config) -> Iterator[Finding]:
         return
     try:
         check_recordable(capture)
+        if capture.database_path.exists() and not os.access(capture.database_path, os.W_OK):
+            # `serve` starts all the same: it may be made writable, and until then the spool keeps what comes.
+            raise ConfigError(f"capture.database: {capture.database_path} is read-only; make it writable")
         yield Finding("capture", True, f"records into {capture.database_path}, through {capture.spool_path}")
         load_hooks(capture.hooks)
     except ConfigError as exc:

@@ -16,6 +16,8 @@ import httpx2
 import openai
 import pytest
 
+from llmproxy.check import check
+from llmproxy.config import Config
 from tests.crash.run import run as crash_run
 from tests.proxy import Program, children, eventually, serving
 from tests.raw_upstream import Connection, RawRequest, raw_upstream
@@ -457,6 +459,16 @@ def test_check_tells_a_mistake_once_and_where_it_is(tmp_path: Path) -> None:
     assert program.wait() == 1
     output = "".join(program.output)
     assert output.count("is not a SQLite database") == 1 and "BAD  capture: " in output and "ok   host: " in output
+
+
+def test_check_tells_of_a_database_that_is_read_only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    database = tmp_path / "logs.db"
+    database.touch(mode=0o400)
+    upstreams = {"mock": {"app": "llmproxy.inprocess.mock:create_app"}}
+    config = Config.model_validate({"upstreams": upstreams, "capture": {"database": str(database), "enabled": True}})
+    monkeypatch.setattr(os, "access", lambda path, mode: path != database)  # root may write it all the same
+    (finding,) = [each for each in check(config) if each.place == "capture"]
+    assert not finding.good and "is read-only; make it writable" in finding.text
 
 
 def test_an_upstream_without_a_scheme_is_told(tmp_path: Path) -> None:

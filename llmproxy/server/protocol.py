@@ -462,7 +462,7 @@ class HTTPProtocol(asyncio.Protocol):
             return
         now = self.loop.time()
         refusal = None
-        if self._receiving is not None and self._answering in (None, self._receiving) and not self._reading_paused:
+        if self._receiving is not None and self._receiving is self._answering and not self._reading_paused:
             due = self._since + self.body_seconds
             refusal = ProxyError("request_timeout", f"nothing of the request's body came for {self.body_seconds:g} s")
         elif self._answering is not None:

@@ -175,14 +175,17 @@ class Connection(asyncio.Protocol):
                 cause = exc.__context__ if isinstance(exc.__context__, httpx2.RemoteProtocolError) else None
                 self._fail(cause or httpx2.RemoteProtocolError(f"{self.peer} does not speak HTTP/1.1: {exc}"))
         pieces = self._pieces
+        on_piece = self._on_piece if in_body and not self.complete and self.failure is None else None
+        if on_piece is not None and pieces:
+            self._head_bytes = 0
+            self._goes_on = True
+            on_piece(self._take_pieces())
+            return
         if in_body:
             self._head_bytes = 0 if pieces else self._head_bytes + len(data)
         if self._head_bytes > MAX_HEAD_BYTES and not self.complete:
             self._fail(self._head_too_large())
-        elif in_body and self._on_piece is not None and not self.complete and self.failure is None:
-            if pieces:
-                self._goes_on = True
-                self._on_piece(self._take_pieces())
+        elif on_piece is not None:
             return
         if pieces:
             if self._method == "HEAD":

@@ -49,6 +49,8 @@ class IngesterProcess:
             try:
                 process.wait(0.0 if at_once else DRAIN_SECONDS + LAST_SECONDS)
             except subprocess.TimeoutExpired:
+                if not at_once:
+                    logger.warning("the ingester does not end: it is killed, and what waits stays in the spool")
                 process.kill()
                 process.wait()
         if self._thread.ident is not None:

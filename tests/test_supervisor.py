@@ -38,6 +38,27 @@ def test_it_is_tried_again_where_the_system_cannot_start_it(tmp_path: Path, monk
     assert len(started) == 3
 
 
+@pytest.mark.parametrize("at_once", [False, True])
+def test_one_that_does_not_end_is_killed_and_that_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, at_once: bool
+) -> None:
+    processes: list[subprocess.Popen[bytes]] = []
+
+    def popen(arguments: Any, **options: Any) -> Any:
+        processes.append(real(["sleep", "600"], **options))
+        return processes[-1]
+
+    real = subprocess.Popen
+    monkeypatch.setattr(supervisor, "DRAIN_SECONDS", 0.01)
+    monkeypatch.setattr(supervisor, "LAST_SECONDS", 0.01)
+    monkeypatch.setattr("subprocess.Popen", popen)
+    process = ingester(tmp_path)
+    process.start()
+    process.stop(at_once=at_once)
+    assert [each.returncode for each in processes] == [-9]
+    assert ("does not end" in caplog.text) != at_once
+
+
 def test_the_end_may_come_while_it_is_started_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     starting, go_on = threading.Event(), threading.Event()
     processes: list[subprocess.Popen[bytes]] = []

@@ -111,7 +111,7 @@ class _Tally:
 
 
 def break_down(config: Config, by: Sequence[By], since: str | None = None) -> Breakdown:
-    """Count what is in the database. `since`: as `store.selection.parse_since` gives it. Raises `stats.NoDatabase`."""
+    """Count what is in the database. `since`: as `store.selection.parse_since` gives it. Raises `NothingCaptured`."""
     with opened(config.capture) as database:
         return _break_down(database, tuple(by), since or "", _prices(config))
 

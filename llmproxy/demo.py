@@ -95,8 +95,7 @@ class _Show(threading.Thread):
             if time.monotonic() > deadline:
                 raise DemoError(f"the conversation did not appear in {path}")
             time.sleep(0.05)
-        where = f" -d {path}" if self._config.capture.database is not None else ""
-        click.echo(f"As recorded in {path}; llm logs -c{where} shows:\n")
+        click.echo(f"As recorded in {path}; {self._config.capture.logs_command} -c shows:\n")
         shown = subprocess.run(
             [sys.executable, "-m", "llm", "logs", "--cid", thread, "-d", str(path)],
             capture_output=True,

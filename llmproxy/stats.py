@@ -12,10 +12,6 @@ from llmproxy.config import CaptureConfig
 from llmproxy.store.read_only import NothingCaptured, connect_read_only
 
 
-class NoDatabase(Exception):
-    """There is nothing to count; one line for the user."""
-
-
 @dataclass(frozen=True, slots=True)
 class Statistics:
     """Counts, most first.
@@ -36,23 +32,20 @@ class Statistics:
 
 
 def collect(capture: CaptureConfig) -> Statistics:
-    """Count what is in the database and in the spool. Raises `NoDatabase`."""
+    """Count what is in the database and in the spool. Raises `NothingCaptured`."""
     with opened(capture) as connection:
         return _collect(connection, capture)
 
 
 @contextmanager
 def opened(capture: CaptureConfig) -> Iterator[sqlite3.Connection]:
-    """The database, read-only. Raises `NoDatabase`, also where reading it fails inside."""
+    """The database, read-only. Raises `NothingCaptured`, also where reading it fails inside."""
     path = capture.database_path
-    try:
-        connection = connect_read_only(path)
-    except NothingCaptured as exc:
-        raise NoDatabase(str(exc)) from None
+    connection = connect_read_only(path)
     try:
         yield connection
     except sqlite3.DatabaseError as exc:
-        raise NoDatabase(f"{path}: cannot be counted: {exc}") from None
+        raise NothingCaptured(f"{path}: cannot be counted: {exc}") from None
     finally:
         connection.close()
 

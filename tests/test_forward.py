@@ -18,6 +18,7 @@ import pytest
 from llmproxy.app import App
 from tests.proxy import InThread, eventually, proxy_in_thread
 from tests.raw_upstream import Connection, Handler, RawRequest, RawUpstream, answer, raw_upstream
+from tests.wire import read_until
 
 
 @pytest.fixture(autouse=True, params=["direct", "asgi"])
@@ -43,15 +44,6 @@ def connect(proxy: InThread) -> socket.socket:
 def read_all(sock: socket.socket) -> bytes:
     data = b""
     while piece := sock.recv(65536):
-        data += piece
-    return data
-
-
-def read_until(sock: socket.socket, end: bytes) -> bytes:
-    data = b""
-    while not data.endswith(end):
-        piece = sock.recv(65536)
-        assert piece, data
         data += piece
     return data
 
@@ -296,21 +288,27 @@ def wait_for_outcome(proxy: InThread) -> str:
     return eventually(lambda: [exchange.outcome for exchange in proxy.exchanges()], "an end")[0]
 
 
-def test_a_client_that_goes_before_the_first_byte_closes_the_upstream(tmp_path: Path) -> None:
-    arrived, closed = threading.Event(), threading.Event()
+class Silent:
+    """Answers nothing; knows when a request has come, and when its connection was closed."""
 
-    def handler(connection: Connection, request: RawRequest) -> bool:
-        arrived.set()
+    def __init__(self) -> None:
+        self.arrived, self.closed = threading.Event(), threading.Event()
+
+    def __call__(self, connection: Connection, request: RawRequest) -> bool:
+        self.arrived.set()
         assert connection.wait_closed()
-        closed.set()
+        self.closed.set()
         return False
 
-    with forwarding(tmp_path, handler) as (proxy, _):
+
+def test_a_client_that_goes_before_the_first_byte_closes_the_upstream(tmp_path: Path) -> None:
+    silent = Silent()
+    with forwarding(tmp_path, silent) as (proxy, _):
         sock = connect(proxy)
         sock.sendall(post())
-        assert arrived.wait(10)
+        assert silent.arrived.wait(10)
         sock.close()
-        assert closed.wait(10)
+        assert silent.closed.wait(10)
         assert wait_for_outcome(proxy) == "client_gone"
         assert proxy.exchange().status is None
 
@@ -519,28 +517,22 @@ def test_our_own_paths(tmp_path: Path) -> None:
 def test_a_response_before_the_upload_has_ended(tmp_path: Path) -> None:
     answered = threading.Event()
 
-    def serve(listener: socket.socket) -> None:
-        sock, _ = listener.accept()
-        connection = Connection(sock)
+    def too_large(connection: Connection) -> None:
         connection.read_head()
         connection.send(answer(b"too large", status=b"413 T", headers=b"connection: close\r\n"))
         answered.set()
         connection.wait_closed()
-        sock.close()
 
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        thread = threading.Thread(target=serve, args=(listener,), daemon=True)
-        thread.start()
-        upstreams = {"up": {"base_url": f"http://127.0.0.1:{listener.getsockname()[1]}/v1"}}
-        with proxy_in_thread(tmp_path, upstreams=upstreams) as proxy, connect(proxy) as sock:
-            sock.sendall(b"POST /v1/files HTTP/1.1\r\nHost: localhost\r\nContent-Length: 1000000\r\n\r\nsome")
-            assert answered.wait(10)
-            assert b" 413 " in read_until(sock, b"too large")
-        thread.join(10)
+    with in_front_of(tmp_path, too_large) as proxy, connect(proxy) as sock:
+        sock.sendall(b"POST /v1/files HTTP/1.1\r\nHost: localhost\r\nContent-Length: 1000000\r\n\r\nsome")
+        assert answered.wait(10)
+        assert b" 413 " in read_until(sock, b"too large")
 
 
-def serving(listener: socket.socket, *handlers: Callable[[Connection], None]) -> threading.Thread:
-    """Accept a connection for each handler, one after the other."""
+@contextmanager
+def in_front_of(tmp_path: Path, *handlers: Callable[[Connection], None]) -> Iterator[InThread]:
+    """A proxy whose upstream accepts a connection for each handler, one after the other, before its request is read;
+    all of them have ended when this has."""
 
     def serve() -> None:
         for handler in handlers:
@@ -548,9 +540,14 @@ def serving(listener: socket.socket, *handlers: Callable[[Connection], None]) ->
             with sock:
                 handler(Connection(sock))
 
-    thread = threading.Thread(target=serve, daemon=True)
-    thread.start()
-    return thread
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        thread = threading.Thread(target=serve, daemon=True)
+        thread.start()
+        upstreams = {"up": {"base_url": f"http://127.0.0.1:{listener.getsockname()[1]}/v1"}}
+        with proxy_in_thread(tmp_path, upstreams=upstreams) as proxy:
+            yield proxy
+        thread.join(10)
+        assert not thread.is_alive()
 
 
 def refusing(connection: Connection) -> None:
@@ -566,26 +563,17 @@ def answering(connection: Connection) -> None:
 
 
 def test_a_client_that_uploads_to_its_end_after_the_response_goes_on_on_its_connection(tmp_path: Path) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        thread = serving(listener, refusing, answering)
-        upstreams = {"up": {"base_url": f"http://127.0.0.1:{listener.getsockname()[1]}/v1"}}
-        with proxy_in_thread(tmp_path, upstreams=upstreams) as proxy, connect(proxy) as sock:
-            sock.sendall(post(b"x" * 5_000_000))
-            assert read_until(sock, b"no").startswith(b"HTTP/1.1 401 ")
-            sock.sendall(post())
-            assert read_until(sock, b"yes").startswith(b"HTTP/1.1 200 ")
-        thread.join(10)
-        assert not thread.is_alive()
+    with in_front_of(tmp_path, refusing, answering) as proxy, connect(proxy) as sock:
+        sock.sendall(post(b"x" * 5_000_000))
+        assert read_until(sock, b"no").startswith(b"HTTP/1.1 401 ")
+        sock.sendall(post())
+        assert read_until(sock, b"yes").startswith(b"HTTP/1.1 200 ")
 
 
 def test_a_client_that_uploads_to_its_end_has_the_response_where_it_is_the_last(tmp_path: Path) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        thread = serving(listener, refusing)
-        upstreams = {"up": {"base_url": f"http://127.0.0.1:{listener.getsockname()[1]}/v1"}}
-        with proxy_in_thread(tmp_path, upstreams=upstreams) as proxy, connect(proxy) as sock:
-            sock.sendall(post(b"x" * 20_000_000, more=b"Connection: close\r\n"))
-            assert read_all(sock).startswith(b"HTTP/1.1 401 ")
-        thread.join(10)
+    with in_front_of(tmp_path, refusing) as proxy, connect(proxy) as sock:
+        sock.sendall(post(b"x" * 20_000_000, more=b"Connection: close\r\n"))
+        assert read_all(sock).startswith(b"HTTP/1.1 401 ")
 
 
 def test_an_upstream_that_answers_and_closes_before_the_upload_has_ended(tmp_path: Path) -> None:
@@ -596,31 +584,21 @@ def test_an_upstream_that_answers_and_closes_before_the_upload_has_ended(tmp_pat
         connection.read(1)
         connection.send(answer(b"no", status=b"413 T", headers=b"connection: close\r\n"))
 
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        serving(listener, *[hasty] * tries)
-        upstreams = {"up": {"base_url": f"http://127.0.0.1:{listener.getsockname()[1]}/v1"}}
-        with proxy_in_thread(tmp_path, upstreams=upstreams) as proxy:
-            for _ in range(tries):
-                with connect(proxy) as sock:
-                    sock.sendall(post(b"x" * 10_000_000))
-                    assert read_until(sock, b"no").startswith(b"HTTP/1.1 413 ")
+    with in_front_of(tmp_path, *[hasty] * tries) as proxy:
+        for _ in range(tries):
+            with connect(proxy) as sock:
+                sock.sendall(post(b"x" * 10_000_000))
+                assert read_until(sock, b"no").startswith(b"HTTP/1.1 413 ")
 
 
 def test_a_client_that_goes_while_another_of_its_requests_waits(tmp_path: Path) -> None:
-    arrived, closed = threading.Event(), threading.Event()
-
-    def handler(connection: Connection, request: RawRequest) -> bool:
-        arrived.set()
-        assert connection.wait_closed()
-        closed.set()
-        return False
-
-    with forwarding(tmp_path, handler) as (proxy, up):
+    silent = Silent()
+    with forwarding(tmp_path, silent) as (proxy, up):
         sock = connect(proxy)
         sock.sendall(post(b'{"first": 1}') + post(b'{"second": 2}') + post(b'{"third": 3}')[:-1])
-        assert arrived.wait(10)
+        assert silent.arrived.wait(10)
         sock.close()
-        assert closed.wait(10)
+        assert silent.closed.wait(10)
         assert wait_for_outcome(proxy) == "client_gone"
         assert [request.body for request in up.requests] == [b'{"first": 1}']
         assert len(proxy.exchanges()) == 1

@@ -25,7 +25,7 @@ from llmproxy.server.protocol import HEAD_BYTES, HTTPProtocol
 from llmproxy.server.server import keep_freed_memory
 from tests.proxy import app_in_thread, eventually
 from tests.raw_upstream import Connection, RawRequest, answer, raw_upstream
-from tests.wire import on_a_wire, split, steps
+from tests.wire import on_a_wire, read_until, split, steps
 
 
 async def body_of(receive: Any) -> bytes | None:
@@ -68,15 +68,6 @@ def read_all(sock: socket.socket) -> bytes:
     except ConnectionResetError:
         pass
     return b"".join(pieces)
-
-
-def read_until(sock: socket.socket, end: bytes) -> bytes:
-    data = b""
-    while not data.endswith(end):
-        piece = sock.recv(65536)
-        assert piece, data
-        data += piece
-    return data
 
 
 def exchange(app: Any, request: bytes, **settings: Any) -> bytes:

@@ -1,6 +1,7 @@
 """One connection of our server on a wire that gives and takes any bytes at any moment."""
 
 import asyncio
+import socket
 from collections.abc import Iterator, Sequence
 from itertools import pairwise
 from typing import Any
@@ -54,6 +55,16 @@ def on_a_wire(app: Any) -> tuple[HTTPProtocol, ServerState, Wire]:
 def split(data: bytes, cuts: Sequence[int]) -> Iterator[bytes]:
     places = sorted({0, len(data), *(cut for cut in cuts if cut < len(data))})
     return (data[start:end] for start, end in pairwise(places))
+
+
+def read_until(sock: socket.socket, end: bytes) -> bytes:
+    """What a socket gives, up to and including `end`, which nothing may follow."""
+    data = b""
+    while not data.endswith(end):
+        piece = sock.recv(65536)
+        assert piece, data
+        data += piece
+    return data
 
 
 async def steps(count: int = 6) -> None:

@@ -68,7 +68,8 @@ def stats(
     llmproxy stats --by day
     llmproxy stats --by upstream --by model --since 7d --json
     """
-    from llmproxy.stats import NoDatabase, collect, render
+    from llmproxy.stats import collect, render
+    from llmproxy.store.read_only import NothingCaptured
 
     if (since is not None or top != 30) and not by:
         fail("--since and --top go with --by", EXIT_WRONG_USAGE)
@@ -78,7 +79,7 @@ def stats(
             click.echo(_break_down(config, by, since, top, as_json))
         else:
             click.echo(render(collect(config.capture), as_json=as_json))
-    except NoDatabase as exc:
+    except NothingCaptured as exc:
         fail(str(exc), EXIT_FAILED)
 
 

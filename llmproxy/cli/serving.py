@@ -81,7 +81,7 @@ def _banner(config: "Config", port: int) -> str:
             + (" through the environment's proxy" if through else "")
         )
     if config.capture.active:
-        lines.append(f"  records into {config.capture.database_path} (read it with: {_logs_command(config)})")
+        lines.append(f"  records into {config.capture.database_path} (read it with: {config.capture.logs_command})")
     elif config.capture.switched_off_by_llm:
         lines.append("  records nothing, because of `llm logs off`; run `llm logs on`, or set capture.enabled: true")
     else:
@@ -90,13 +90,6 @@ def _banner(config: "Config", port: int) -> str:
         lines.append("  asks nobody for a key (--insecure)")
     lines.append(f"  export OPENAI_BASE_URL={address}/v1")
     return "\n".join(lines)
-
-
-def _logs_command(config: "Config") -> str:
-    import shlex
-
-    database = config.capture.database
-    return f"llm logs -d {shlex.quote(str(database))}" if database is not None else "llm logs"
 
 
 def _url_host(host: str) -> str:

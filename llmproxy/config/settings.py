@@ -2,6 +2,7 @@
 
 import os
 import re
+import shlex
 from pathlib import Path
 from typing import Annotated, Any, Literal
 from urllib.parse import urlsplit
@@ -124,6 +125,11 @@ class CaptureConfig(_Frozen):
     def database_path(self) -> Path:
         """The SQLite file that turns are written to."""
         return self.database or llm_user_dir() / "logs.db"
+
+    @property
+    def logs_command(self) -> str:
+        """The command that reads that file."""
+        return "llm logs" if self.database is None else f"llm logs -d {shlex.quote(str(self.database))}"
 
     @property
     def spool_path(self) -> Path:

@@ -286,12 +286,12 @@ class Connection(asyncio.Protocol):
         if self._method == "HEAD":
             # The parser cannot be told that no body follows, so it is left where it is, and says what would hold if
             # one did (RFC 9112 section 9.3).
-            persists = "keep-alive" if self._parser.get_http_version() == "1.0" else None
+            version = self._parser.get_http_version()
             self._parser = self._new_parser()
             self.complete = True
             connection = httpx2.Headers(self.headers).get("connection") or ""
             options = [option.strip().lower() for option in connection.split(",")]
-            self._keep_alive = "close" not in options and (persists is None or persists in options)
+            self._keep_alive = "close" not in options and (version != "1.0" or "keep-alive" in options)
         elif not self._chunked and not self._lengths and status not in (204, 304):
             self._until_close = True
             self._keep_alive = False
@@ -321,12 +321,10 @@ class Connection(asyncio.Protocol):
 
     def usable(self) -> bool:
         """Whether an idle connection can take a request: open, and with nothing to read, not even its end."""
-        return (
-            not self.closed
-            and self._transport is not None
-            and not self._transport.is_closing()
-            and not self._poll.poll(0)
-        )
+        return self._is_open() and not self._poll.poll(0)
+
+    def _is_open(self) -> bool:
+        return not self.closed and self._transport is not None and not self._transport.is_closing()
 
     def begin(self, method: str, head: bytes, body: bytes) -> None:
         """Send a request's head and as much of its body as is known."""
@@ -339,7 +337,7 @@ class Connection(asyncio.Protocol):
 
     async def write(self, data: bytes, timeout: float | None) -> None:
         """Send more of the body; waits while the upstream does not take it."""
-        if self._transport is not None and not self._transport.is_closing() and self._poll.poll(0):
+        if self._is_open() and self._poll.poll(0):
             # It says something already, such as that the body is too large, and may have closed. To write where nobody
             # reads any more would end the connection before that is read.
             await asyncio.sleep(0)
